@@ -1,0 +1,4 @@
+"""benchmarks"""
+
+if __name__ != "kpagent.benchmarks":
+    raise ImportError("import kpagent.benchmarks, not benchmarks")
