@@ -114,7 +114,9 @@ def read_header(path: str | Path) -> dict[str, Any]:
             header = json.loads((file.metadata() or {})[HEADER])
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise UsageError(f"{path} is no weights file of kpagent") from error
-    return dict(header)
+    if not isinstance(header, dict):
+        raise UsageError(f"{path} is no weights file of kpagent")
+    return header
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:

@@ -43,7 +43,7 @@ class Keypoints:
             raise ValueError(f"xy must be (..., K, 2), not {tuple(self.xy.shape)}")
         leading = tuple(self.xy.shape[:-1])
         if tuple(self.presence.shape) != leading:
-            raise ValueError(f"presence must be {leading} beside xy {tuple(self.xy.shape)}, not {tuple(self.presence.shape)}")
+            raise ValueError(f"presence must be {leading}, as xy without its last axis, not {tuple(self.presence.shape)}")
         if tuple(self.features.shape[:-1]) != leading:
             raise ValueError(f"features must be {leading} + (D,), not {tuple(self.features.shape)}")
 
@@ -68,6 +68,7 @@ class Keypoints:
 
     def flatten(self) -> Any:
         """(..., K * (3 + D)): xy, presence and features of each keypoint, one keypoint after the other."""
+        joined: Any
         if isinstance(self.xy, Tensor):
             joined = torch.cat([self.xy, self.presence.unsqueeze(-1), self.features], dim=-1)
         else:

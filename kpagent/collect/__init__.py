@@ -1,0 +1,1 @@
+"""Experience: frame pairs and trajectories from any Gymnasium vector env, with Ray or without."""

@@ -1,0 +1,1 @@
+"""Perception: models that find keypoints in frames, and what trains and ships them; none of them sees a reward."""

@@ -17,7 +17,8 @@ def fold(network: nn.Module) -> nn.Module:
     """
     folded = copy.deepcopy(network).eval().requires_grad_(False)
     for block in [module for module in folded.modules() if isinstance(module, ConvBlock)]:
-        if isinstance(block[1], nn.BatchNorm2d):
-            block[0] = fuse_conv_bn_eval(block[0], block[1])
+        convolution, normalization, _ = block
+        if isinstance(convolution, nn.Conv2d) and isinstance(normalization, nn.BatchNorm2d):
+            block[0] = fuse_conv_bn_eval(convolution, normalization)
             block[1] = nn.Identity()
     return folded

@@ -21,8 +21,8 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from kpagent.errors import UsageError
 from kpagent.files import load_tensors, save_tensors
+from kpagent.frames import to_images
 from kpagent.keypoints import Keypoints, gaussian_maps, joint_expectation, marginal_expectation, pool_features
-from kpagent.perception.frames import to_images
 from kpagent.perception.inference import fold
 from kpagent.perception.networks import NORMALIZATIONS, Encoder, KeyNet, RefineNet
 
@@ -41,7 +41,7 @@ class TransporterConfig:
     """Height and width of the frames that the networks see."""
     patch: int = 2
     """Each patch × patch block of pixels becomes the channels of one place before Φ and Ψ, and is unfolded after
-    RefineNet; 1 leaves the pixels as they are. Layers at full resolution, with few channels, are what a CPU is slowest at."""
+    RefineNet; 1 leaves the pixels as they are. Layers at full resolution, with few channels, are where a CPU is slowest."""
     filters: tuple[int, ...] = (16, 16, 32, 32, 32, 32)
     """Channels of each layer of Φ and Ψ; RefineNet has them in reverse. The last is D."""
     strides: tuple[int, ...] = (1, 1, 2, 1, 1, 1)
@@ -53,10 +53,16 @@ class TransporterConfig:
     expectation: Literal["marginal", "joint"] = "joint"
     """Softmax of each map's marginals, as in the paper, or over all its cells: the latter leaves the centre at smaller
     logits, and so starts to learn sooner."""
+    logit_scale: float = 3.0
+    """Factor on the maps before their softmax; too small, an object hardly moves the expectation, too large, keypoints
+    start frozen where the first weights happened to put them."""
     heatmap_std: float = RELEASED_HEATMAP_STD
     """Standard deviation of the Gaussians, in coordinate units (the image is 2 wide)."""
     transport: Literal["features", "pixels"] = "features"
     """What Eq. 1 moves: features, or the pixels themselves (the ablation of Appendix D)."""
+    residual: bool = True
+    """Eq. 1 moves the pixels beside the features, over a background, and RefineNet only adds what that lacks. Covering what
+    moves then pays from the first step; without, RefineNet first learns to paint a still image and keypoints park."""
 
     @classmethod
     def paper(cls, num_keypoints: int, **changes: Any) -> TransporterConfig:
@@ -69,6 +75,8 @@ class TransporterConfig:
             "first_kernel": 7,
             "normalization": "batch",
             "expectation": "marginal",
+            "logit_scale": 1.0,
+            "residual": False,
         }
         return cls(num_keypoints, **(preset | changes))
 
@@ -80,19 +88,22 @@ class TransporterConfig:
     def __post_init__(self) -> None:
         for name in ("filters", "strides"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        whole = isinstance(self.num_keypoints, int) and isinstance(self.image_size, int) and isinstance(self.patch, int)
+        whole = all(isinstance(value, int) for value in (self.num_keypoints, self.image_size, self.patch))
+        patched = whole and self.patch >= 1 and self.image_size % self.patch == 0
         checks = {
             "num_keypoints must be a whole number from 1 to 256": whole and 1 <= self.num_keypoints <= 256,
             "image_size must be a whole number from 16 to 512": whole and 16 <= self.image_size <= 512,
-            "patch must be at least 1 and divide image_size": whole and self.patch >= 1 and self.image_size % self.patch == 0,
+            "patch must be at least 1 and divide image_size": patched,
             "filters and strides must be of one length, at least 1": len(self.filters) == len(self.strides) >= 1,
             "filters must be from 1 to 1024": all(isinstance(f, int) and 1 <= f <= 1024 for f in self.filters),
             "strides must be 1 or 2": all(stride in (1, 2) for stride in self.strides),
             "first_kernel must be odd, at most 15": self.first_kernel in range(1, 16, 2),
             f"normalization must be one of {', '.join(NORMALIZATIONS)}": self.normalization in NORMALIZATIONS,
             "expectation must be marginal or joint": self.expectation in ("marginal", "joint"),
-            "heatmap_std must be positive": isinstance(self.heatmap_std, float) and 0 < self.heatmap_std < 10,
+            "heatmap_std must be positive": isinstance(self.heatmap_std, int | float) and 0 < self.heatmap_std < 10,
+            "logit_scale must be positive": isinstance(self.logit_scale, float) and 0 < self.logit_scale < 1000,
             "transport must be features or pixels": self.transport in ("features", "pixels"),
+            "residual must be true or false": isinstance(self.residual, bool),
         }
         for message, holds in checks.items():
             if not holds:
@@ -122,8 +133,13 @@ class Transporter(nn.Module):
         strides = (1,) * len(config.strides) if config.transport == "pixels" else config.strides
         refine_shape = (config.filters, strides, config.first_kernel, config.normalization)
         self.refine: RefineNet | None = RefineNet(moved, channels, size, *refine_shape)
+        self.background: Tensor | None
+        self.register_buffer("background", torch.zeros(3, config.image_size, config.image_size) if config.residual else None)
+        if config.residual:
+            nn.init.zeros_(self.refine.layers[-1].weight)
+            nn.init.zeros_(self.refine.layers[-1].bias)
         self._folded: dict[str, nn.Module] | None = None
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def image_size(self) -> int:
@@ -145,6 +161,15 @@ class Transporter(nn.Module):
         """Where the parameters are."""
         return next(self.parameters()).device
 
+    def set_background(self, frames: Any) -> None:
+        """Take the median of frames for what lies behind what moves; a residual model wants it before training.
+
+        Args:
+            frames: (N, H, W, 3) uint8, spread over the data; a few hundred are enough.
+        """
+        if self.background is not None:
+            self.background.copy_(to_images(frames, self.image_size).median(dim=0).values)
+
     def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Squared error between the target frame and its reconstruction from the source frame (section 3.1).
 
@@ -165,7 +190,7 @@ class Transporter(nn.Module):
         return weighted.mean(), {"l2": error.mean().detach()}
 
     def reconstruct(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The target painted from the source's features and the target's keypoints (Eq. 1 and RefineNet).
+        """The target painted from the source frame and what the target's keypoints bring (Eq. 1 and RefineNet).
 
         Args:
             source: (N, 3, size, size) in [0, 1]; no gradient flows through it.
@@ -175,16 +200,18 @@ class Transporter(nn.Module):
             The reconstruction, (N, 3, size, size), and the target's keypoints, (N, K, 2).
         """
         if self.refine is None:
-            raise UsageError("these weights hold what inference needs and no more; training needs a checkpoint of kpagent pretrain")
-        source, target = self._fold_patches(source), self._fold_patches(target)
+            raise UsageError("these weights hold what inference needs and no more; train a checkpoint of kpagent pretrain")
+        source_cells, target_cells = self._fold_patches(source), self._fold_patches(target)
+        pixels = self.config.transport == "pixels"
         with torch.no_grad():
-            source_xy = self._locate(source)
-            source_moved = source if self.config.transport == "pixels" else self.features(source)
-        target_xy = self._locate(target)
-        target_moved = target if self.config.transport == "pixels" else self.features(target)
-        maps = (*target_moved.shape[-2:], self.config.heatmap_std)
-        transported = transport(source_moved, target_moved, gaussian_maps(source_xy, *maps), gaussian_maps(target_xy, *maps))
-        return pixel_shuffle(self.refine(transported), self.config.patch), target_xy
+            source_xy = self._locate(source_cells)
+            source_moved = source_cells if pixels else self.features(source_cells)
+        target_xy = self._locate(target_cells)
+        target_moved = target_cells if pixels else self.features(target_cells)
+        image: Tensor = pixel_shuffle(self.refine(self._transport(source_moved, target_moved, source_xy, target_xy)), self.config.patch)
+        if self.background is not None:
+            image = image + self._transport(source, target, source_xy, target_xy, self.background)
+        return image, target_xy
 
     @torch.no_grad()
     def encode(self, frames: Any, *, features: bool = True) -> Keypoints:
@@ -201,16 +228,17 @@ class Transporter(nn.Module):
             TypeError: not uint8.
             ValueError: not (N, H, W, 3).
         """
-        if self._folded is None:
-            self._folded = {"keynet": fold(self.keynet), "features": fold(self.features)}
+        folded = self._folded or {"keynet": fold(self.keynet), "features": fold(self.features)}
+        # In training the next step may change the weights, and nothing would say so.
+        self._folded = None if self.training else folded
         images = self._fold_patches(to_images(frames, self.image_size, self.device))
-        xy = self._expect(self._folded["keynet"](images))
+        xy = self._expect(folded["keynet"](images))
         presence = xy.new_ones(xy.shape[:-1])
         if not features:
             return Keypoints(xy, presence, xy.new_zeros((*xy.shape[:-1], 0)))
-        seen = self._folded["features"](images).float()
-        maps = gaussian_maps(xy, *seen.shape[-2:], self.config.heatmap_std)
-        return Keypoints(xy, presence, pool_features(seen, maps))
+        seen = folded["features"](images).float()
+        height, width = seen.shape[-2:]
+        return Keypoints(xy, presence, pool_features(seen, gaussian_maps(xy, height, width, self.config.heatmap_std)))
 
     def save(self, path: str | Path, *, inference_only: bool = False) -> None:
         """Write weights, configuration and provenance to one safetensors file.
@@ -222,6 +250,7 @@ class Transporter(nn.Module):
         Raises:
             UsageError: the file cannot be written.
         """
+        inference_only = inference_only or self.refine is None
         state = self.state_dict()
         if inference_only:
             state = {name: value for name, value in state.items() if _needed_for_inference(name)}
@@ -230,7 +259,7 @@ class Transporter(nn.Module):
             "model": "transporter",
             "config": dataclasses.asdict(self.config),
             "provenance": self.provenance,
-            "inference_only": inference_only or self.refine is None,
+            "inference_only": inference_only,
         }
         save_tensors(path, state, header)
 
@@ -248,10 +277,10 @@ class Transporter(nn.Module):
             raise UsageError(f"{path} has format {header.get('format')!r}; this kpagent reads format {FORMAT}")
         try:
             model = cls(TransporterConfig(**header["config"]), header.get("provenance"))
-        except (TypeError, KeyError, UsageError) as error:
+        except (TypeError, KeyError, ValueError) as error:
             raise UsageError(f"{path} has no valid configuration: {error}") from error
         if header.get("inference_only"):
-            model.refine = None
+            model.refine = model.background = None
         wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
         if header.get("inference_only"):
             wanted = {name: shape for name, shape in wanted.items() if _needed_for_inference(name)}
@@ -269,6 +298,11 @@ class Transporter(nn.Module):
         self._folded = None
         return super().train(mode)
 
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As of `torch.nn.Module`; what `encode` had prepared from the old weights is dropped."""
+        self._folded = None
+        return super().load_state_dict(*args, **kwargs)
+
     def _apply(self, *args: Any, **kwargs: Any) -> Transporter:
         self._folded = None
         return super()._apply(*args, **kwargs)
@@ -279,15 +313,21 @@ class Transporter(nn.Module):
     def _fold_patches(self, images: Tensor) -> Tensor:
         return pixel_unshuffle(images, self.config.patch).contiguous(memory_format=torch.channels_last)
 
+    def _transport(self, source: Tensor, target: Tensor, source_xy: Tensor, target_xy: Tensor, behind: Tensor | None = None) -> Tensor:
+        maps = (*source.shape[-2:], self.config.heatmap_std)
+        return transport(source, target, gaussian_maps(source_xy, *maps), gaussian_maps(target_xy, *maps), behind)
+
     def _locate(self, folded: Tensor) -> Tensor:
         return self._expect(self.keynet(folded))
 
     def _expect(self, logits: Tensor) -> Tensor:
         expectation = joint_expectation if self.config.expectation == "joint" else marginal_expectation
-        return expectation(logits.float())
+        return expectation(logits.float() * self.config.logit_scale)
 
 
-def transport(source: Tensor, target: Tensor, source_maps: Tensor, target_maps: Tensor) -> Tensor:
+def transport(
+    source: Tensor, target: Tensor, source_maps: Tensor, target_maps: Tensor, behind: Tensor | None = None
+) -> Tensor:
     """Move the target's features into the source's at the keypoints (Transporter Eq. 1), keypoint by keypoint.
 
     First every keypoint of the source erases what is under it; then the target's features are laid over the rest,
@@ -303,15 +343,19 @@ def transport(source: Tensor, target: Tensor, source_maps: Tensor, target_maps: 
         target: (N, D, H, W).
         source_maps: (N, K, H, W) in [0, 1].
         target_maps: (N, K, H, W) in [0, 1].
+        behind: what appears where the source is erased, of the shape of `source` or one that broadcasts to it; zeros, as
+            in Eq. 1, by default.
 
     Returns:
         (N, D, H, W).
     """
     keep_source = (1 - source_maps).prod(dim=-3, keepdim=True)
     keep_target = (1 - target_maps).prod(dim=-3, keepdim=True)
-    return keep_source * keep_target * source + (1 - keep_target) * target
+    erased = keep_source * source
+    if behind is not None:
+        erased = erased + (1 - keep_source) * behind
+    return keep_target * erased + (1 - keep_target) * target
 
 
 def _needed_for_inference(name: str) -> bool:
-    return not name.startswith("refine.") and not name.endswith("num_batches_tracked")
-
+    return not name.startswith(("refine.", "background")) and not name.endswith("num_batches_tracked")

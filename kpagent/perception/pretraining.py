@@ -1,0 +1,307 @@
+"""Pretraining a Transporter on frame pairs: batches, what the loss weighs, held-out figures, and the run on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kpagent.drawing import contact_sheet, draw_keypoints
+from kpagent.errors import UsageError
+from kpagent.files import write_json
+from kpagent.frames import to_images
+from kpagent.perception.transporter import Transporter
+from kpagent.training import TrainingConfig, describe, train
+
+STILL = 0.01
+"""A keypoint whose standard deviation over frames is under this (in both axes) stands still."""
+TOGETHER = 0.03
+"""Two keypoints whose mean distance is under this have collapsed onto each other."""
+
+
+class Pairs(Protocol):
+    """Frame pairs, as `kpagent.collect.pairs.FramePairs` holds them."""
+
+    source: np.ndarray
+    target: np.ndarray
+
+
+@dataclass(frozen=True)
+class PretrainingConfig:
+    """How a Transporter is pretrained. `paper` and `fast` are the presets."""
+
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=6_000, anneal=True))
+    """Steps, batch size, learning rate, precision, seed."""
+    balance: float = 0.5
+    """The squared error of a pixel is weighted by its variance over the frames to the power of minus this. At 0, the
+    plain loss, what covers few pixels of each frame, like a ball, hardly counts; at 1 what moves everywhere drowns the rest."""
+    held_out: int = 500
+    """Pairs that are never trained on."""
+    evaluate_every: int = 500
+    """Steps between two looks at the held-out pairs."""
+
+    @classmethod
+    def paper(cls, **changes: Any) -> PretrainingConfig:
+        """Appendix A: plain squared error, batches of 64, a million steps."""
+        return cls(**({"training": TrainingConfig(steps=1_000_000, batch_size=64), "balance": 0.0} | changes))
+
+    @classmethod
+    def fast(cls, **changes: Any) -> PretrainingConfig:
+        """For the `fast` model on a CPU; the default everywhere."""
+        return cls(**changes)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.balance <= 1:
+            raise UsageError(f"balance must be from 0 to 1, not {self.balance}")
+        if self.held_out < 2 or self.evaluate_every < 1:
+            raise UsageError(f"held_out must be at least 2 and evaluate_every at least 1; got {self}")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What held-out pairs say of a model."""
+
+    loss: float
+    """The training loss (weighted as in training) on them."""
+    l2: float
+    """Mean squared error, unweighted."""
+    copy_loss: float
+    """The loss of copying the source frame: what a model without keypoints can always reach."""
+    still: tuple[int, ...]
+    """Keypoints that do not move from frame to frame."""
+    together: tuple[tuple[int, int], ...]
+    """Pairs of keypoints that lie on each other."""
+
+    @property
+    def warning(self) -> str | None:
+        """One line about keypoints that are wasted, if any are."""
+        parts = []
+        if self.still:
+            parts.append(f"keypoints {', '.join(map(str, self.still))} stand still")
+        if self.together:
+            parts.append(f"keypoints {', '.join(f'{a} and {b}' for a, b in self.together)} lie on each other")
+        return "; ".join(parts) or None
+
+
+class PairBatches:
+    """The batch of each step: pairs drawn at random, a function of the seed and the step alone.
+
+    Args:
+        pairs: N pairs; the last `config.held_out` are kept back.
+        config: batch size, seed and weighting.
+        image_size: size of the loss weights, that of the model.
+
+    Raises:
+        UsageError: too few pairs.
+    """
+
+    def __init__(self, pairs: Pairs, config: PretrainingConfig, image_size: int) -> None:
+        self.count = len(pairs.source) - config.held_out
+        if self.count < config.training.batch_size:
+            raise UsageError(
+                f"{len(pairs.source)} pairs are too few: {config.held_out} are held out and a batch takes {config.training.batch_size}"
+            )
+        self.pairs = pairs
+        self.batch_size = config.training.batch_size
+        self.seed = config.training.seed
+        self.weight = pixel_weights(pairs.target[: self.count], image_size, config.balance)
+
+    def __call__(self, step: int) -> dict[str, Any]:
+        """`source`, `target` (N, S, S, 3) uint8 and `weight` (S, S) for `Transporter.loss`."""
+        index = np.random.default_rng((self.seed, step)).integers(self.count, size=self.batch_size)
+        return {"source": self.pairs.source[index], "target": self.pairs.target[index], "weight": self.weight}
+
+    def held_out(self) -> dict[str, Any]:
+        """All held-out pairs as one batch."""
+        kept = slice(self.count, None)
+        return {"source": self.pairs.source[kept], "target": self.pairs.target[kept], "weight": self.weight}
+
+
+def pixel_weights(frames: np.ndarray, image_size: int, balance: float, *, sample: int = 2000) -> Tensor:
+    """Weights of the squared error of each pixel, (variance + ε)^-balance, scaled so that variance keeps its mean.
+
+    A pixel that is rarely anything but background has a small variance, so the little that happens there counts for more.
+    ε, a fiftieth of the mean variance, bounds the weight of pixels where nothing ever happens.
+
+    Args:
+        frames: (N, S, S, 3) uint8.
+        image_size: size of the weights.
+        balance: the exponent, from 0 (all ones) to 1.
+        sample: number of frames, spread evenly, from which the variance is estimated.
+
+    Returns:
+        (image_size, image_size), float32.
+    """
+    chosen = spread(frames, sample)
+    total = torch.zeros(3, image_size, image_size)
+    squares = torch.zeros(3, image_size, image_size)
+    for start in range(0, len(chosen), 256):
+        images = to_images(chosen[start : start + 256], image_size)
+        total += images.sum(0)
+        squares += images.square().sum(0)
+    variance = (squares / len(chosen) - (total / len(chosen)).square()).clamp_min(0).mean(0)
+    if not variance.any():
+        return torch.ones(image_size, image_size)
+    weight = (variance + variance.mean() / 50) ** -balance
+    return weight * variance.mean() / (weight * variance).mean()
+
+
+@torch.no_grad()
+def evaluate(model: Transporter, batch: Mapping[str, Any], *, chunk: int = 64) -> Evaluation:
+    """Measure a model on held-out pairs.
+
+    Args:
+        model: in any mode; it is put into evaluation mode.
+        batch: `source`, `target` and `weight`, as `PairBatches.held_out` gives.
+        chunk: pairs at a time.
+    """
+    model.eval()
+    count = len(batch["source"])
+    sums = np.zeros(3)
+    found = []
+    for start in range(0, count, chunk):
+        part = {name: batch[name][start : start + chunk] for name in ("source", "target")}
+        loss, metrics = model.loss(part | {"weight": batch["weight"]})
+        source, target = (to_images(part[name], model.image_size, model.device) for name in ("source", "target"))
+        copied = ((source - target).square().mean(1) * batch["weight"].to(source)).mean()
+        sums += np.array([float(loss), float(metrics["l2"]), float(copied)]) * len(part["source"])
+        found.append(model.encode(part["target"], features=False).xy.cpu())
+    xy = torch.cat(found)
+    still = (xy.std(dim=0) < STILL).all(dim=-1).nonzero().flatten().tolist()
+    apart = (xy[:, :, None] - xy[:, None]).norm(dim=-1).mean(dim=0)
+    together = [(i, j) for i in range(xy.shape[1]) for j in range(i) if apart[i, j] < TOGETHER]
+    loss_mean, l2, copy_loss = sums / count
+    return Evaluation(float(loss_mean), float(l2), float(copy_loss), tuple(still), tuple((j, i) for i, j in together))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run of `pretrain` yields after each step."""
+
+    step: int
+    """Steps done, of `config.training.steps`."""
+    loss: float | None
+    """Mean training loss since the last report that had one."""
+    evaluation: Evaluation | None
+    """At every `config.evaluate_every`-th step and the last."""
+
+
+def pretrain(
+    model: Transporter,
+    pairs: Pairs,
+    config: PretrainingConfig,
+    out: Path,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    resume: bool = False,
+) -> Iterator[Report]:
+    """Train a Transporter on frame pairs, keeping a run on disk that can be killed and taken up again.
+
+    In `out`: `config.json`; `checkpoint.safetensors`, the state of the run; `best.safetensors`, the weights with the
+    lowest held-out loss, for `kpagent.load`; `logs/`, for TensorBoard, with keypoints drawn on held-out frames.
+
+    Args:
+        model: to train, on its device.
+        pairs: what to train on.
+        config: how.
+        out: folder of the run.
+        provenance: where the pairs came from; it goes into the header of the weights, with steps, seed and figures.
+        resume: take up the run in `out`.
+
+    Raises:
+        UsageError: before any work: too few pairs; `out` holds a run and `resume` is not set, or a run of other settings.
+    """
+    settings = {"model": describe(model.config), "pretraining": describe(config), "provenance": dict(provenance or {})}
+    checkpoint = out / "checkpoint.safetensors"
+    _claim(out, checkpoint, settings, resume)
+    batches = PairBatches(pairs, config, model.image_size)
+    held_out = batches.held_out()
+    if not checkpoint.exists():
+        model.set_background(spread(pairs.target[: batches.count], 400))
+    best = _best_loss(out / "best.safetensors") if checkpoint.exists() else math.inf
+    return _run(model, batches, held_out, config, out, dict(provenance or {}), best, resume)
+
+
+def _run(
+    model: Transporter,
+    batches: PairBatches,
+    held_out: Mapping[str, Any],
+    config: PretrainingConfig,
+    out: Path,
+    provenance: dict[str, Any],
+    best: float,
+    resume: bool,
+) -> Iterator[Report]:
+    from torch.utils.tensorboard import SummaryWriter
+
+    steps = config.training.steps
+    losses: list[Tensor] = []
+    with SummaryWriter(out / "logs") as log:
+        for progress in train(model, batches, config.training, checkpoint=out / "checkpoint.safetensors", resume=resume):
+            losses.append(progress.metrics["loss"])
+            loss = None
+            if progress.step % 20 == 0 or progress.step == steps:
+                loss = float(torch.stack(losses).mean())
+                losses.clear()
+                log.add_scalar("loss/train", loss, progress.step)
+                log.add_scalar("time/step_ms", 1000 * progress.seconds, progress.step)
+            if progress.step % config.evaluate_every and progress.step != steps:
+                yield Report(progress.step, loss, None)
+                continue
+            evaluation = evaluate(model, held_out)
+            for name in ("loss", "l2", "copy_loss"):
+                log.add_scalar(f"held_out/{name}", getattr(evaluation, name), progress.step)
+            log.add_image("held_out/keypoints", _picture(model, held_out["target"]), progress.step, dataformats="HWC")
+            log.flush()
+            if evaluation.loss < best:
+                best = evaluation.loss
+                figures = {"loss": evaluation.loss, "l2": evaluation.l2, "copy_loss": evaluation.copy_loss}
+                model.provenance = provenance | {
+                    "steps": progress.step,
+                    "seed": config.training.seed,
+                    "pretraining": describe(config),
+                    "held_out": figures,
+                    "versions": {"kpagent": version("kpagent"), "torch": torch.__version__},
+                }
+                model.save(out / "best.safetensors")
+            yield Report(progress.step, loss, evaluation)
+
+
+def spread(frames: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of the frames, at even distances."""
+    return frames[:: max(1, len(frames) // count)][:count]
+
+
+def _claim(out: Path, checkpoint: Path, settings: Mapping[str, Any], resume: bool) -> None:
+    path = out / "config.json"
+    if checkpoint.exists() and not resume:
+        raise UsageError(f"{out} holds a run already; add --resume to take it up, or choose another --out")
+    if checkpoint.exists() and path.exists():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise UsageError(f"{path} is no JSON; restore it or choose another --out") from None
+        for part in ("model", "pretraining"):
+            for name, value in settings[part].items():
+                was = before.get(part, {}).get(name)
+                if was != value:
+                    raise UsageError(f"the run in {out} has {name} {was}, not {value}; resume it with the settings it was made with")
+    write_json(path, settings)
+
+
+def _best_loss(path: Path) -> float:
+    return float(Transporter.load(path).provenance["held_out"]["loss"]) if path.exists() else math.inf
+
+
+def _picture(model: Transporter, frames: np.ndarray) -> np.ndarray:
+    shown = spread(frames, 8)
+    points = model.encode(shown, features=False).xy.cpu().numpy()
+    return contact_sheet([draw_keypoints(frame, xy) for frame, xy in zip(shown, points, strict=True)], columns=4)

@@ -1,0 +1,26 @@
+"""What every test starts from: one thread, one seed, no display, no dependence on the time of day."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports MuJoCo or Ray, which read these once.
+os.environ.setdefault("MUJOCO_GL", "egl")
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+# On small tensors a second thread costs more than it brings, and it stands in the way of whatever runs beside the tests.
+torch.set_num_threads(1)
+
+hypothesis.settings.register_profile("kpagent", deadline=None, derandomize=True, database=None, max_examples=50)
+hypothesis.settings.load_profile("kpagent")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002 (what libraries draw from it, not what tests draw)

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from kpagent.perception.transporter import Transporter, TransporterConfig
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "random.safetensors"
+    Transporter(TransporterConfig.fast(4)).save(path, inference_only=True)
+    return str(path)
+
+
+def run(script: str, *arguments: str, folder: Path) -> str:
+    command = [sys.executable, "-W", "error", str(SCRIPTS / script), *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_wrap_your_env(weights: str, tmp_path: Path) -> None:
+    printed = run("wrap_your_env.py", "--weights", weights, folder=tmp_path)
+    assert "xy (4, 2)" in printed
+    assert "features (4, 32)" in printed
+    assert "PPO learned for 512 interactions from 140 numbers each" in printed
+
+
+def test_train_ppo_on_keypoints(weights: str, tmp_path: Path) -> None:
+    out = tmp_path / "runs" / "agent.zip"
+    arguments = ("--weights", weights, "--steps", "256", "--copies", "2", "--episodes", "0", "--out", str(out))
+    assert f"saved {out}" in run("train_ppo_on_keypoints.py", *arguments, folder=tmp_path)
+    assert out.is_file()
+
+
+def test_every_script_runs_in_a_test_of_its_own() -> None:
+    tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {script.stem for script in SCRIPTS.glob("*.py")} <= tested
