@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import pickle
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +38,7 @@ class _Call:
 class _Worker:
     """A vector env in a process of its own. It plays from one call to the next, and survives its own death anew."""
 
-    def __init__(self, make_env: MakeEnv, config: PairsConfig, number: int) -> None:
+    def __init__(self, make_env: bytes, config: PairsConfig, number: int) -> None:
         self._make_env = make_env
         self._config = config
         self._number = number
@@ -48,13 +49,22 @@ class _Worker:
             # `call` is 0 but in a worker that Ray has started again, which so plays other episodes than its predecessor.
             seed = (self._config.seed, self._number, call)
             self._sampler = PairSampler(
-                self._make_env(self._config.num_envs, self._config.seed + self._number),
+                self._load_make_env()(self._config.num_envs, self._config.seed + self._number),
                 image_size=self._config.image_size,
                 trajectory_length=self._config.trajectory_length,
                 seed=seed,
                 first_episode=(self._number << 48) + (call << 28),
             )
         return self._sampler.sample(pairs, interactions)
+
+    def _load_make_env(self) -> MakeEnv:
+        import ray
+
+        try:
+            return ray.cloudpickle.loads(self._make_env)
+        except ImportError as error:
+            cure = "define it in the script itself, or in a module on the workers' PYTHONPATH"
+            raise UsageError(f"the workers cannot load make_env ({error}): {cure}") from None
 
 
 def collect_pairs_distributed(
@@ -86,14 +96,19 @@ def collect_pairs_distributed(
     if not isinstance(workers, int) or not 1 <= workers <= 1000:
         raise UsageError(f"workers must be a whole number from 1 to 1000; got {workers!r}")
     try:
-        import ray  # noqa: F401 (whether it is there shows here, not after the first progress)
+        import ray
     except ImportError:
         raise UsageError("collecting through Ray needs ray: pip install 'kpagent[distributed]'") from None
-    return _collect(make_env, config, workers, address, env_id)
+    try:
+        # By hand, not as an argument that Ray pickles, so that a worker which cannot load it says so instead of dying.
+        pickled = ray.cloudpickle.dumps(make_env)
+    except (TypeError, AttributeError, pickle.PicklingError) as error:
+        raise UsageError(f"make_env cannot be pickled for the workers: {str(error).splitlines()[0]}") from error
+    return _collect(pickled, config, workers, address, env_id)
 
 
 def _collect(
-    make_env: MakeEnv, config: PairsConfig, workers: int, address: str | None, env_id: str
+    make_env: bytes, config: PairsConfig, workers: int, address: str | None, env_id: str
 ) -> Generator[PairsProgress, None, FramePairs]:
     about = {"env": env_id, "num_envs": config.num_envs, "workers": workers}
     with _ray(config, workers, address), contextlib.closing(_stream(make_env, config, workers)) as stream:
@@ -126,14 +141,11 @@ def _ray(config: PairsConfig, workers: int, address: str | None) -> Iterator[Non
             ray.shutdown()
 
 
-def _stream(make_env: MakeEnv, config: PairsConfig, workers: int) -> Generator[tuple[PairBatch, int], None, None]:
+def _stream(make_env: bytes, config: PairsConfig, workers: int) -> Generator[tuple[PairBatch, int], None, None]:
     import ray
 
     remote = ray.remote(num_cpus=1, max_restarts=RESTARTS, max_task_retries=RESTARTS)(_Worker)
-    try:
-        actors = {number: remote.remote(make_env, config, number) for number in range(workers)}
-    except TypeError as error:
-        raise UsageError(f"make_env cannot be pickled for the workers: {str(error).splitlines()[0]}") from error
+    actors = {number: remote.remote(make_env, config, number) for number in range(workers)}
     calls = dict.fromkeys(actors, 0)
     pending: dict[Any, _Call] = {}
     left = config.interactions

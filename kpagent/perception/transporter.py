@@ -42,9 +42,9 @@ class TransporterConfig:
     patch: int = 2
     """Each patch × patch block of pixels becomes the channels of one place before Φ and Ψ, and is unfolded after
     RefineNet; 1 leaves the pixels as they are. Layers at full resolution, with few channels, are where a CPU is slowest."""
-    filters: tuple[int, ...] = (16, 16, 32, 32, 32, 32)
+    filters: tuple[int, ...] = (16, 32, 32, 32)
     """Channels of each layer of Φ and Ψ; RefineNet has them in reverse. The last is D."""
-    strides: tuple[int, ...] = (1, 1, 2, 1, 1, 1)
+    strides: tuple[int, ...] = (1, 2, 1, 1)
     """Stride of each layer of Φ and Ψ, 1 or 2."""
     first_kernel: int = 3
     """Kernel size of the first layer (and of RefineNet's last); the others have 3."""
@@ -136,8 +136,8 @@ class Transporter(nn.Module):
         self.background: Tensor | None
         self.register_buffer("background", torch.zeros(3, config.image_size, config.image_size) if config.residual else None)
         if config.residual:
-            nn.init.zeros_(self.refine.layers[-1].weight)
-            nn.init.zeros_(self.refine.layers[-1].bias)
+            for parameter in self.refine.layers[-1].parameters():
+                nn.init.zeros_(parameter)
         self._folded: dict[str, nn.Module] | None = None
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -201,6 +201,7 @@ class Transporter(nn.Module):
         """
         if self.refine is None:
             raise UsageError("these weights hold what inference needs and no more; train a checkpoint of kpagent pretrain")
+        source = source.detach()
         source_cells, target_cells = self._fold_patches(source), self._fold_patches(target)
         pixels = self.config.transport == "pixels"
         with torch.no_grad():
@@ -208,7 +209,8 @@ class Transporter(nn.Module):
             source_moved = source_cells if pixels else self.features(source_cells)
         target_xy = self._locate(target_cells)
         target_moved = target_cells if pixels else self.features(target_cells)
-        image: Tensor = pixel_shuffle(self.refine(self._transport(source_moved, target_moved, source_xy, target_xy)), self.config.patch)
+        transported = self._transport(source_moved, target_moved, source_xy, target_xy)
+        image: Tensor = pixel_shuffle(self.refine(transported), self.config.patch)
         if self.background is not None:
             image = image + self._transport(source, target, source_xy, target_xy, self.background)
         return image, target_xy
@@ -313,7 +315,9 @@ class Transporter(nn.Module):
     def _fold_patches(self, images: Tensor) -> Tensor:
         return pixel_unshuffle(images, self.config.patch).contiguous(memory_format=torch.channels_last)
 
-    def _transport(self, source: Tensor, target: Tensor, source_xy: Tensor, target_xy: Tensor, behind: Tensor | None = None) -> Tensor:
+    def _transport(
+        self, source: Tensor, target: Tensor, source_xy: Tensor, target_xy: Tensor, behind: Tensor | None = None
+    ) -> Tensor:
         maps = (*source.shape[-2:], self.config.heatmap_std)
         return transport(source, target, gaussian_maps(source_xy, *maps), gaussian_maps(target_xy, *maps), behind)
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import types
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -24,14 +25,18 @@ from kpagent.errors import UsageError
 
 ray = pytest.importorskip("ray")
 
+HERE = str(Path(__file__).parent)
 CONFIG = PairsConfig(capacity=60, interactions=6_000, trajectory_length=20, image_size=16, num_envs=3, candidates=8)
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", HERE)
+        ray.init(num_cpus=2, object_store_memory=100 * 2**20, **quiet)
+        yield
+        ray.shutdown()
 
 
 def counting(num_envs: int, seed: int, pids: str = "", doomed: int = -1) -> VectorEnv:
@@ -53,13 +58,19 @@ def carts(num_envs: int, seed: int) -> VectorEnv:
     return gym.make_vec("CartPole-v1", num_envs=num_envs, vectorization_mode="sync")
 
 
+def elsewhere() -> Any:
+    """A function of a module that only this process knows."""
+    module = types.ModuleType("known_here_only")
+    exec("def make_env(num_envs, seed): ...", module.__dict__)
+    sys.modules[module.__name__] = module
+    return module.__dict__["make_env"]
+
+
 def assert_whole(pairs: FramePairs) -> None:
     """Each pair is of one env and one episode, and comes in order."""
     source, target = pairs.source[:, 0, 0].astype(int), pairs.target[:, 0, 0].astype(int)
     assert (source[:, :2] == target[:, :2]).all()
     assert (source[:, 2] < target[:, 2]).all()
-    names = {(*name, episode) for name, episode in zip(source[:, :2].tolist(), pairs.episode.tolist(), strict=False)} if 0 else None
-    assert names is None
 
 
 @pytest.mark.usefixtures("cluster")
@@ -126,6 +137,7 @@ def test_atari() -> None:
 @pytest.mark.parametrize(
     ("make_env", "changes", "message"),
     [
+        (elsewhere(), {}, "cannot load make_env"),
         (carts, {}, "render_mode"),
         (counting, {"workers": 3}, "has 2"),
         (counting, {"workers": 0}, "workers"),
@@ -146,8 +158,6 @@ def test_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 ALONE = """
-import sys
-sys.path.insert(0, {folder!r})
 import ray
 from test_distributed import CONFIG, counting
 from kpagent.collect.distributed import collect_pairs_distributed
@@ -166,8 +176,9 @@ except ValueError as error:
 
 
 def test_a_local_ray_is_started_quietly_and_shut_down() -> None:
-    script = ALONE.format(folder=str(Path(__file__).parent))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=200, check=False)
+    environment = os.environ | {"PYTHONPATH": HERE}
+    command = [sys.executable, "-c", ALONE]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False, env=environment)
     assert done.stdout.splitlines()[:2] == ["60 False", "False"], done.stderr
     assert done.stdout.splitlines()[2].startswith("no Ray cluster answers at 127.0.0.1:1")
     assert done.stderr == ""
