@@ -11,6 +11,7 @@ a function works on; any number of leading axes is a batch.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,10 +81,16 @@ class Keypoints:
 
 
 def cell_centres(size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Tensor:
-    """Coordinates (size,) of the centres of `size` equal cells that fill [-1, 1]."""
+    """Coordinates (size,) of the centres of `size` equal cells that fill [-1, 1]; not to be written to."""
     if size < 1:
         raise ValueError(f"size must be at least 1, not {size}")
-    return (2 * torch.arange(size, device=device, dtype=dtype or torch.get_default_dtype()) + 1) / size - 1
+    return _cell_centres(size, torch.device(device or "cpu"), dtype or torch.get_default_dtype())
+
+
+@functools.lru_cache(maxsize=256)
+def _cell_centres(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):
+        return (2 * torch.arange(size, device=device, dtype=dtype) + 1) / size - 1
 
 
 def marginal_expectation(logits: Tensor) -> Tensor:
@@ -115,8 +122,7 @@ def joint_expectation(logits: Tensor) -> Tensor:
         (..., K, 2) coordinates (x, y) in (-1, 1).
     """
     _require_rank(logits, 3, "logits", "(..., K, H, W)")
-    density = logits.flatten(-2).softmax(dim=-1).unflatten(-1, logits.shape[-2:])
-    return _expectation(density)
+    return _expectation(logits.flatten(-2).softmax(dim=-1).view(logits.shape))
 
 
 def map_expectation(maps: Tensor, epsilon: float = 1e-6) -> Tensor:

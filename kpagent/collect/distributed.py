@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import pickle
+import socket
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -127,6 +128,7 @@ def _ray(config: PairsConfig, workers: int, address: str | None) -> Iterator[Non
             local = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": _SMALLEST_STORE + 2 * in_flight}
             ray.init(**quiet, **local)
         else:
+            _require_answer(address)
             try:
                 ray.init(address=address, **quiet)
             except (ConnectionError, ValueError, RuntimeError) as error:
@@ -139,6 +141,16 @@ def _ray(config: PairsConfig, workers: int, address: str | None) -> Iterator[Non
     finally:
         if started:
             ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    # Ray itself goes on trying for minutes.
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise UsageError(f"no Ray cluster answers at {address}: {error}") from error
 
 
 def _stream(make_env: bytes, config: PairsConfig, workers: int) -> Generator[tuple[PairBatch, int], None, None]:
@@ -165,8 +177,7 @@ def _stream(make_env: bytes, config: PairsConfig, workers: int) -> Generator[tup
                 batch, spent = ray.get(done)
             except ray.exceptions.RayActorError as error:
                 left += call.interactions
-                if call.worker in actors:
-                    ray.kill(actors.pop(call.worker))
+                actors.pop(call.worker, None)
                 if not actors:
                     raise UsageError(f"every worker died {RESTARTS + 1} times: {str(error).splitlines()[0]}") from error
                 continue
@@ -177,5 +188,6 @@ def _stream(make_env: bytes, config: PairsConfig, workers: int) -> Generator[tup
             left += call.interactions - spent
             yield batch, spent
     finally:
-        for actor in actors.values():
-            ray.kill(actor)
+        # Ray ends an actor that nobody refers to once it has done its calls; to kill it would be reported as a failure.
+        actors.clear()
+        pending.clear()

@@ -82,7 +82,9 @@ class PairsConfig:
         Beside it, each env holds the few native frames of its trajectory that may yet be chosen: 7 in mean, 16 MB for 16
         Atari games.
         """
-        return buffer_bytes(self.capacity, self.image_size) + 3 * buffer_bytes(self.candidates, self.image_size) + SEARCH_BYTES
+        return (
+            buffer_bytes(self.capacity, self.image_size) + 3 * buffer_bytes(self.candidates, self.image_size) + SEARCH_BYTES
+        )
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,9 @@ class FramePairs:
             raise UsageError(f"held-out pairs must be from 1 to {len(self) - 1}, of {len(self)}; got {held_out}")
         kept = int(np.argmax(self.episode == self.episode[cut]))
         if kept == 0:
-            raise UsageError(f"holding out {held_out} of {len(self)} pairs leaves no other episode to train on; hold out fewer")
+            raise UsageError(
+                f"holding out {held_out} of {len(self)} pairs leaves no other episode to train on; hold out fewer"
+            )
         return self._part(slice(0, kept)), self._part(slice(cut, None))
 
     def save(self, path: str | Path) -> None:
@@ -234,9 +238,7 @@ def collect_pairs(
         UsageError: the env gives no frames, or its episodes are all shorter than two interactions.
     """
     config = config or PairsConfig()
-    sampler = PairSampler(
-        env, image_size=config.image_size, trajectory_length=config.trajectory_length, seed=config.seed
-    )
+    sampler = PairSampler(env, image_size=config.image_size, trajectory_length=config.trajectory_length, seed=config.seed)
     about = {"env": env_id or (env.spec.id if env.spec else type(env).__name__), "num_envs": env.num_envs, "workers": 0}
     return diversify(_play(sampler, config), config, about)
 

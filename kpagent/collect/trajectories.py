@@ -72,7 +72,9 @@ class PairSampler:
             raise UsageError(f"frame pairs need a vector env, such as gymnasium.make_vec makes, not {type(env).__name__}")
         mode = AutoresetMode(env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
         if mode == AutoresetMode.DISABLED:
-            raise UsageError("the vector env resets no episode (autoreset mode DISABLED): make it with NEXT_STEP or SAME_STEP")
+            raise UsageError(
+                "the vector env resets no episode (autoreset mode DISABLED): make it with NEXT_STEP or SAME_STEP"
+            )
         self._layout = _layout(env)
         self._env = env
         self._resets_next_step = mode == AutoresetMode.NEXT_STEP
@@ -85,7 +87,9 @@ class PairSampler:
         env.action_space.seed(of_actions)
         self._observation, _ = env.reset(seed=of_resets)
         if self._layout is not None and len(self._observation) != env.num_envs:
-            raise UsageError(f"the vector env returns {len(self._observation)} of its {env.num_envs} envs a step: set batch_size=0")
+            raise UsageError(
+                f"the vector env returns {len(self._observation)} of its {env.num_envs} envs a step: set batch_size=0"
+            )
         self._trajectories = [self._start() for _ in range(env.num_envs)]
         self._episode = first_episode + np.arange(env.num_envs, dtype=np.int64)
         self._next_episode = first_episode + env.num_envs

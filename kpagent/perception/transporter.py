@@ -17,11 +17,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from kpagent.errors import UsageError
 from kpagent.files import load_tensors, save_tensors
-from kpagent.frames import to_images
+from kpagent.frames import fold_patches, to_cells, to_images, unfold_patches
 from kpagent.keypoints import Keypoints, gaussian_maps, joint_expectation, marginal_expectation, pool_features
 from kpagent.perception.inference import fold
 from kpagent.perception.networks import NORMALIZATIONS, Encoder, KeyNet, RefineNet
@@ -202,7 +201,7 @@ class Transporter(nn.Module):
         if self.refine is None:
             raise UsageError("these weights hold what inference needs and no more; train a checkpoint of kpagent pretrain")
         source = source.detach()
-        source_cells, target_cells = self._fold_patches(source), self._fold_patches(target)
+        source_cells, target_cells = fold_patches(source, self.config.patch), fold_patches(target, self.config.patch)
         pixels = self.config.transport == "pixels"
         with torch.no_grad():
             source_xy = self._locate(source_cells)
@@ -210,7 +209,7 @@ class Transporter(nn.Module):
         target_xy = self._locate(target_cells)
         target_moved = target_cells if pixels else self.features(target_cells)
         transported = self._transport(source_moved, target_moved, source_xy, target_xy)
-        image: Tensor = pixel_shuffle(self.refine(transported), self.config.patch)
+        image: Tensor = unfold_patches(self.refine(transported), self.config.patch)
         if self.background is not None:
             image = image + self._transport(source, target, source_xy, target_xy, self.background)
         return image, target_xy
@@ -233,12 +232,12 @@ class Transporter(nn.Module):
         folded = self._folded or {"keynet": fold(self.keynet), "features": fold(self.features)}
         # In training the next step may change the weights, and nothing would say so.
         self._folded = None if self.training else folded
-        images = self._fold_patches(to_images(frames, self.image_size, self.device))
-        xy = self._expect(folded["keynet"](images))
+        cells = to_cells(frames, self.image_size, self.config.patch, self.device)
+        xy = self._expect(folded["keynet"](cells))
         presence = xy.new_ones(xy.shape[:-1])
         if not features:
             return Keypoints(xy, presence, xy.new_zeros((*xy.shape[:-1], 0)))
-        seen = folded["features"](images).float()
+        seen = folded["features"](cells)
         height, width = seen.shape[-2:]
         return Keypoints(xy, presence, pool_features(seen, gaussian_maps(xy, height, width, self.config.heatmap_std)))
 
@@ -311,9 +310,6 @@ class Transporter(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_folded": None}
-
-    def _fold_patches(self, images: Tensor) -> Tensor:
-        return pixel_unshuffle(images, self.config.patch).contiguous(memory_format=torch.channels_last)
 
     def _transport(
         self, source: Tensor, target: Tensor, source_xy: Tensor, target_xy: Tensor, behind: Tensor | None = None

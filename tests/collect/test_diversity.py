@@ -14,7 +14,9 @@ from kpagent.collect.trajectories import PairBatch
 SIZE = 16
 
 
-def random_pairs(count: int, seed: int = 0, *, size: int = SIZE, low: int = 0, high: int = 256, episodes: int = 5) -> PairBatch:
+def random_pairs(
+    count: int, seed: int = 0, *, size: int = SIZE, low: int = 0, high: int = 256, episodes: int = 5
+) -> PairBatch:
     generator = np.random.default_rng(seed)
     frames = generator.integers(low, high, (2, count, size, size, 3), dtype=np.uint8)
     return PairBatch(frames[0], frames[1], generator.integers(0, episodes, count))
@@ -37,7 +39,9 @@ def filled(batch: PairBatch, capacity: int | None = None, **options: float) -> P
     return buffer
 
 
-def nearest_by_loop(queries: np.ndarray, elements: np.ndarray, own: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def nearest_by_loop(
+    queries: np.ndarray, elements: np.ndarray, own: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     distances, indices = [], []
     for row, query in enumerate(queries.astype(np.float64)):
         distance = np.sqrt(((elements.astype(np.float64) - query) ** 2).mean(axis=1)) / 255
@@ -111,11 +115,16 @@ def test_filling_is_unconditional_and_stops_at_capacity() -> None:
 def test_a_round_is_that_of_appendix_b() -> None:
     # Low contrast at first: some new pairs are further from the buffer than its elements from each other, some are not.
     stored = random_pairs(50, low=100, high=140)
-    new = PairBatch(*(np.concatenate(parts) for parts in zip(
-        (lambda b: (b.source, b.target, b.episode))(random_pairs(8, 1)),
-        (lambda b: (b.source, b.target, b.episode))(stored[:8]),
-        strict=True,
-    )))
+    new = PairBatch(
+        *(
+            np.concatenate(parts)
+            for parts in zip(
+                (lambda b: (b.source, b.target, b.episode))(random_pairs(8, 1)),
+                (lambda b: (b.source, b.target, b.episode))(stored[:8]),
+                strict=True,
+            )
+        )
+    )
     buffer = filled(stored, overwrite_probability=0.3, seed=5)
     before = buffer.source.copy()
     generator = np.random.default_rng(5)
@@ -178,7 +187,9 @@ def test_release_orders_by_episode_and_keeps_pairs_whole() -> None:
     assert np.count_nonzero(np.diff(released.episode)) == 8
     assert list(dict.fromkeys(released.episode)) != sorted(set(released.episode))
     rows = {(s.tobytes(), t.tobytes(), e) for s, t, e in zip(batch.source, batch.target, batch.episode, strict=True)}
-    again = {(s.tobytes(), t.tobytes(), e) for s, t, e in zip(released.source, released.target, released.episode, strict=True)}
+    again = {
+        (s.tobytes(), t.tobytes(), e) for s, t, e in zip(released.source, released.target, released.episode, strict=True)
+    }
     assert rows == again
 
 
@@ -219,5 +230,7 @@ print(grown / config.memory_bytes())
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
 @pytest.mark.parametrize("float32", [False, True])
 def test_memory_that_the_system_sees_is_as_stated(float32: bool) -> None:
-    done = subprocess.run([sys.executable, "-c", MEASURE.format(float32=float32)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE.format(float32=float32)], capture_output=True, text=True, check=True
+    )
     assert 0.5 < float(done.stdout) <= 1.0

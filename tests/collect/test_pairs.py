@@ -101,7 +101,9 @@ def test_rendered_env() -> None:
     gym.register_envs(ale_py)
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     env = gym.make_vec("ALE/Pong-v5", num_envs=2, vectorization_mode="sync", obs_type="ram", render_mode="rgb_array")
-    found = gather(collect_pairs(env, PairsConfig(capacity=4, interactions=80, trajectory_length=10, image_size=32, candidates=2)))
+    found = gather(
+        collect_pairs(env, PairsConfig(capacity=4, interactions=80, trajectory_length=10, image_size=32, candidates=2))
+    )
     env.close()
     assert found.info["env"] == "ALE/Pong-v5"
     assert found.source.shape == (4, 32, 32, 3)
@@ -112,8 +114,18 @@ def test_rendered_env() -> None:
 def test_atari(mode: str) -> None:
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     env = AtariVectorEnv(
-        "pong", 4, num_threads=1, img_height=210, img_width=160, grayscale=False, stack_num=1, maxpool=False, noop_max=0,
-        use_fire_reset=False, autoreset_mode=mode, max_num_frames_per_episode=4 * 130,
+        "pong",
+        4,
+        num_threads=1,
+        img_height=210,
+        img_width=160,
+        grayscale=False,
+        stack_num=1,
+        maxpool=False,
+        noop_max=0,
+        use_fire_reset=False,
+        autoreset_mode=mode,
+        max_num_frames_per_episode=4 * 130,
     )
     config = PairsConfig(capacity=24, interactions=4 * 130 * 4, trajectory_length=50, image_size=64, candidates=8)
     found = gather(collect_pairs(env, config, env_id="ALE/Pong-v5"))
@@ -198,7 +210,12 @@ WRONG: dict[str, dict[str, Any]] = {
     "header a list": {"source": FRAMES, "target": FRAMES, "episode": EPISODE, "header": "[]"},
     "other format": {"source": FRAMES, "target": FRAMES, "episode": EPISODE, "header": '{"format": 99, "info": {}}'},
     "no info": {"source": FRAMES, "target": FRAMES, "episode": EPISODE, "header": json.dumps({"format": FORMAT})},
-    "info a number": {"source": FRAMES, "target": FRAMES, "episode": EPISODE, "header": json.dumps({"format": FORMAT, "info": 1})},
+    "info a number": {
+        "source": FRAMES,
+        "target": FRAMES,
+        "episode": EPISODE,
+        "header": json.dumps({"format": FORMAT, "info": 1}),
+    },
 }
 
 
@@ -280,7 +297,12 @@ def test_configurations_that_cannot_be(changes: dict[str, Any]) -> None:
 
 def test_paper_preset() -> None:
     paper = PairsConfig.paper(seed=1)
-    assert (paper.capacity, paper.image_size, paper.trajectory_length, paper.overwrite_probability) == (100_000, 128, 100, 0.05)
+    assert (paper.capacity, paper.image_size, paper.trajectory_length, paper.overwrite_probability) == (
+        100_000,
+        128,
+        100,
+        0.05,
+    )
     assert paper.seed == 1
     assert 10.0e9 < paper.memory_bytes() < 11.0e9
     assert PairsConfig().memory_bytes() < 1.2e9

@@ -40,7 +40,9 @@ def trajectories(env: int, interactions: int) -> list[tuple[int, int, int]]:
 
 @pytest.mark.parametrize("image", [True, False], ids=["image", "rendered"])
 @pytest.mark.parametrize("mode", MODES)
-def test_each_trajectory_gives_one_pair_from_its_own_halves_and_none_straddles_a_reset(mode: AutoresetMode, image: bool) -> None:
+def test_each_trajectory_gives_one_pair_from_its_own_halves_and_none_straddles_a_reset(
+    mode: AutoresetMode, image: bool
+) -> None:
     batch, spent = sampler_of(vector_env(mode, image=image)).sample(10_000, 3_000)
     assert 3_000 <= spent <= 3_002
     drawn: dict[int, list[tuple[int, int, int]]] = {0: [], 1: [], 2: []}

@@ -220,7 +220,7 @@ if __name__ == "__main__":
     env = AsyncVectorEnv([make] * 2, context="fork")
     env.reset(seed=0); env.step([0, 0]); env.close()
 """
-    subprocess.run([sys.executable, "-W", "ignore::DeprecationWarning", "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-W", "ignore::DeprecationWarning", "-c", code], check=True, timeout=180)
 
 
 def test_a_maker_with_a_model_pickles(model: Transporter) -> None:
@@ -402,7 +402,7 @@ def test_what_is_rendered_must_be_rgb_bytes(model: Transporter, frame: Any) -> N
 
 def test_the_bare_import_is_refused() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "import envs"], capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=60
+        [sys.executable, "-c", "import envs"], capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=180
     )
     assert "import kpagent.envs, not envs" in done.stderr
 

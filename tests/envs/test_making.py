@@ -109,10 +109,28 @@ def test_only_atari_comes_as_an_atari_vector() -> None:
             make_atari_vector(env_id, 2)
 
 
-def test_control_says_what_to_install_or_renders() -> None:
-    if importlib.util.find_spec("dm_control") is None:
-        with pytest.raises(UsageError, match=r"pip install 'kpagent\[control\]'"):
-            make_env("dm_control/cartpole-swingup-v0")
+def test_control_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "dm_control" else find(name))
+    with pytest.raises(UsageError, match=r"needs dm_control: pip install 'kpagent\[control\]'"):
+        make_env("dm_control/cartpole-swingup-v0")
+
+
+def test_control_is_rendered_and_its_ids_are_checked() -> None:
+    pytest.importorskip("dm_control")
+    code = (
+        "import warnings; warnings.simplefilter('ignore');"
+        "from kpagent.envs.making import make_env;"
+        "from kpagent.errors import UsageError;"
+        "env = make_env('dm_control/cartpole-swingup-v0'); env.reset(seed=0);"
+        "assert env.render().shape[2] == 3, env.render_mode; env.close()\n"
+        "try: make_env('dm_control/cartpole-swingu-v0')\n"
+        "except UsageError as error: assert 'cartpole-swingup' in str(error), error\n"
+        "else: raise AssertionError('no error')"
+    )
+    # In a process of its own: rendering keeps a context of the graphics driver until the end.
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
 
 
 def test_making_an_atari_env_prints_nothing_and_importing_brings_in_no_emulator() -> None:
@@ -123,5 +141,5 @@ def test_making_an_atari_env_prints_nothing_and_importing_brings_in_no_emulator(
         "kpagent.envs.making.make_env('ALE/Pong-v5').reset(seed=0);"
         "kpagent.envs.making.make_vector_env('ALE/Pong-v5', 1).reset(seed=0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
