@@ -145,10 +145,9 @@ def _pretraining(config: Speed, fast: bool) -> Iterator[Work]:
     model = _model(config)
     training = PretrainingConfig.fast().training
     frames = np.random.default_rng(config.seed).integers(0, 256, (2, training.batch_size, 84, 84, 3), dtype=np.uint8)
-    precision = "auto" if fast else "float32"
     if not fast:
         model.to(memory_format=torch.contiguous_format)
-    settings = TrainingConfig(steps=1_000_000, batch_size=training.batch_size, precision=precision)
+    settings = TrainingConfig(steps=1_000_000, batch_size=training.batch_size, precision="auto" if fast else "float32")
     loop = train(model, lambda step: {"source": frames[0], "target": frames[1]}, settings)
 
     def work() -> int:

@@ -118,7 +118,9 @@ class Pretrain:
                     break
         if stopped:
             raise KeyboardInterrupt(f"the run in {self.out} is kept; go on with --resume")
-        console.print(f"wrote {self.out / 'best.safetensors'} (kpagent watch --env {self.env} --weights ... shows it) and logs")
+        console.print(
+            f"wrote {self.out / 'best.safetensors'} (kpagent watch --env {self.env} --weights ... shows it) and logs"
+        )
         return 0
 
     def _pairs(self, image_size: int) -> FramePairs:
@@ -288,7 +290,7 @@ def _parse(arguments: list[str] | None) -> Any:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(Command, prog="kpagent", args=arguments, description=__doc__)  # type: ignore[call-overload]
+            return tyro.cli(Command, prog="kpagent", args=arguments, description=__doc__)
     except SystemExit as end:
         if not end.code:
             raise
@@ -307,7 +309,13 @@ def _figure(value: float | None) -> str:
 
 @contextlib.contextmanager
 def _bar(name: str) -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
         yield bar
 

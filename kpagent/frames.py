@@ -144,7 +144,8 @@ def to_images(frames: Any, size: int, device: torch.device | str = "cpu") -> Ten
         ValueError: not (N, H, W, 3).
     """
     array = frames.cpu().numpy() if isinstance(frames, Tensor) else frames
-    resized = np.ascontiguousarray(resize(array, size))
+    # torch warns of arrays that cannot be written to, such as Ray's.
+    resized = np.require(resize(array, size), requirements=["C", "W"])
     if resized.ndim != 4:
         raise ValueError(f"frames must be a batch, (N, H, W, 3), not {resized.shape}")
     # A permuted NHWC tensor is an NCHW tensor in channels-last memory: nothing is copied here but the bytes to floats.
@@ -173,7 +174,7 @@ def to_cells(frames: Any, size: int, patch: int, device: torch.device | str = "c
         raise ValueError(f"frames must be a batch, (N, H, W, 3), not {resized.shape}")
     count, cells = len(resized), size // patch
     blocks = resized.reshape(count, cells, patch, cells, patch * 3).swapaxes(2, 3)
-    tensor = torch.from_numpy(np.ascontiguousarray(blocks)).to(device).float() / 255
+    tensor = torch.from_numpy(np.require(blocks, requirements=["C", "W"])).to(device).float() / 255
     return tensor.view(count, cells, cells, 3 * patch**2).permute(0, 3, 1, 2)
 
 

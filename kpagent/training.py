@@ -193,7 +193,9 @@ def load_checkpoint(path: str | Path, model: nn.Module, optimizer: torch.optim.O
     parameters = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
     wanted = {name: value.shape for name, value in model.state_dict().items()}
     if wanted != {name: value.shape for name, value in parameters.items()}:
-        raise UsageError(f"{path} is a checkpoint of a model of another shape; resume with the configuration it was made with")
+        raise UsageError(
+            f"{path} is a checkpoint of a model of another shape; resume with the configuration it was made with"
+        )
     slots: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("optimizer."):

@@ -188,6 +188,11 @@ def _stream(make_env: bytes, config: PairsConfig, workers: int) -> Generator[tup
             left += call.interactions - spent
             yield batch, spent
     finally:
-        # Ray ends an actor that nobody refers to once it has done its calls; to kill it would be reported as a failure.
+        # Ray ends an actor that nobody refers to. To kill one, or to leave a result behind, would be reported as a failure.
         actors.clear()
-        pending.clear()
+        if pending and ray.is_initialized():
+            for ref in pending:
+                ray.cancel(ref)
+            for ref in ray.wait(list(pending), num_returns=len(pending), timeout=30)[0]:
+                with contextlib.suppress(ray.exceptions.RayError):
+                    ray.get(ref)

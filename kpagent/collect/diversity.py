@@ -113,9 +113,9 @@ class PairBuffer:
         return np.sqrt(squared / SEARCH_VALUES) / 255, index
 
     def coverage(self) -> float:
-        """Mean nearest-neighbour distance in [0, 1] of a sample of the elements, the same elements whenever asked at one size.
+        """Mean nearest-neighbour distance in [0, 1] of a sample of the elements.
 
-        Zero with fewer than two elements.
+        The sample is the same whenever asked at one size. Zero with fewer than two elements.
         """
         if self._size < 2:
             return 0.0
@@ -191,7 +191,7 @@ def _products(queries: Tensor, elements: Tensor) -> Tensor:
 
 def _integer_instructions() -> bool:
     # Four times as fast as float32 with these instructions; without them the product may saturate, or crawl.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_vnni", False))
 
 

@@ -100,7 +100,7 @@ class PairSampler:
         """Play until `pairs` pairs are there or `interactions` interactions are spent, whichever comes first.
 
         Returns:
-            At most `pairs` pairs, and the interactions spent: at most `interactions + num_envs - 1`, since all envs step at once.
+            At most `pairs` pairs, and the interactions spent: up to `num_envs - 1` too many, since all envs step at once.
         """
         spent = 0
         while len(self._pairs) < pairs and spent < interactions:
@@ -183,7 +183,8 @@ def draw_choices(trajectory_length: int, generator: np.random.Generator) -> tupl
     the two halves are independent since each has ranks of its own.
 
     Returns:
-        Two int64 arrays (trajectory_length + 1,), read at L: one in [0, ⌊L/2⌋) and one in [⌊L/2⌋, L). At L < 2 they mean nothing.
+        Two int64 arrays (trajectory_length + 1,), read at L: one in [0, ⌊L/2⌋) and one in [⌊L/2⌋, L). Below L = 2 they
+        mean nothing.
     """
     first_rank, second_rank = generator.permutation(trajectory_length), generator.permutation(trajectory_length)
     first = np.zeros(trajectory_length + 1, np.int64)

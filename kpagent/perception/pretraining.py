@@ -30,8 +30,13 @@ TOGETHER = 0.03
 class Pairs(Protocol):
     """Frame pairs, as `kpagent.collect.pairs.FramePairs` holds them."""
 
-    source: np.ndarray
-    target: np.ndarray
+    @property
+    def source(self) -> np.ndarray:
+        """(N, S, S, 3) uint8."""
+
+    @property
+    def target(self) -> np.ndarray:
+        """(N, S, S, 3) uint8."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class PretrainingConfig:
     """Steps, batch size, learning rate, precision, seed."""
     balance: float = 0.5
     """The squared error of a pixel is weighted by its variance over the frames to the power of minus this. At 0, the
-    plain loss, what covers few pixels of each frame, like a ball, hardly counts; at 1 what moves everywhere drowns the rest."""
+    plain loss, what covers few pixels, like a ball, hardly counts; at 1 what moves everywhere drowns the rest."""
     held_out: int = 500
     """Pairs that are never trained on."""
     evaluate_every: int = 500
@@ -51,7 +56,8 @@ class PretrainingConfig:
     @classmethod
     def paper(cls, **changes: Any) -> PretrainingConfig:
         """Appendix A: plain squared error, batches of 64, a million steps."""
-        return cls(**({"training": TrainingConfig(steps=1_000_000, batch_size=64), "balance": 0.0} | changes))
+        preset: dict[str, Any] = {"training": TrainingConfig(steps=1_000_000, batch_size=64), "balance": 0.0}
+        return cls(**(preset | changes))
 
     @classmethod
     def fast(cls, **changes: Any) -> PretrainingConfig:
@@ -106,9 +112,8 @@ class PairBatches:
     def __init__(self, pairs: Pairs, config: PretrainingConfig, image_size: int) -> None:
         self.count = len(pairs.source) - config.held_out
         if self.count < config.training.batch_size:
-            raise UsageError(
-                f"{len(pairs.source)} pairs are too few: {config.held_out} are held out and a batch takes {config.training.batch_size}"
-            )
+            needed = config.held_out + config.training.batch_size
+            raise UsageError(f"{len(pairs.source)} pairs are too few: held-out pairs and a batch take {needed}")
         self.pairs = pairs
         self.batch_size = config.training.batch_size
         self.seed = config.training.seed
@@ -293,7 +298,7 @@ def _claim(out: Path, checkpoint: Path, settings: Mapping[str, Any], resume: boo
             for name, value in settings[part].items():
                 was = before.get(part, {}).get(name)
                 if was != value:
-                    raise UsageError(f"the run in {out} has {name} {was}, not {value}; resume it with the settings it was made with")
+                    raise UsageError(f"the run in {out} has {name} {was}, not {value}; resume it as it was started")
     write_json(path, settings)
 
 

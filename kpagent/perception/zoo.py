@@ -45,7 +45,9 @@ def find(name_or_path: str | Path) -> Path:
         raise UsageError(f"no weights file at {path}")
     close = difflib.get_close_matches(text.lower(), shipped, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
-    raise UsageError(f"no weights called {text!r}{hint}; there are {', '.join(shipped) or 'none'}, or give the path of a file")
+    raise UsageError(
+        f"no weights called {text!r}{hint}; there are {', '.join(shipped) or 'none'}, or give the path of a file"
+    )
 
 
 def shipped() -> dict[str, dict[str, Any]]:

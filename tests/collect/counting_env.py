@@ -15,7 +15,7 @@ def episode_length(env: int, episode: int) -> int:
     return 1 + (7 * episode + 11 * env) % 53
 
 
-class CountingEnv(gym.Env[np.ndarray, int]):
+class CountingEnv(gym.Env[np.ndarray, np.int64]):
     """Pixel (0, 0) holds (env number, episode, steps so far); every fourth episode is truncated, the others terminate.
 
     Args:
@@ -41,13 +41,13 @@ class CountingEnv(gym.Env[np.ndarray, int]):
         self.steps = 0
         return self._observation(), {}
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self.steps += 1
         over = self.steps == episode_length(self.number, self.episode)
         truncated = over and self.episode % 4 == 3
         return self._observation(), float("nan"), over and not truncated, truncated, {}
 
-    def render(self) -> np.ndarray:  # type: ignore[override]
+    def render(self) -> np.ndarray:
         self.renders += 1
         return self._frame()
 

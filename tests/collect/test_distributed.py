@@ -76,7 +76,9 @@ def assert_whole(pairs: FramePairs) -> None:
 
 @pytest.mark.usefixtures("cluster")
 def test_two_workers_share_the_budget_and_one_that_is_killed_is_started_again(tmp_path: Path) -> None:
-    pids, heard, killed = tmp_path / "pids", [], []
+    pids = tmp_path / "pids"
+    heard: list[PairsProgress] = []
+    killed: list[int] = []
 
     def kill_one(progress: PairsProgress) -> None:
         heard.append(progress)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -62,10 +63,10 @@ def arithmetic(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.usefixtures("arithmetic")
 @pytest.mark.parametrize("make", [random_pairs, game_like_pairs])
-def test_search_is_exact(make: type[random_pairs], monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[valid-type]
+def test_search_is_exact(make: Callable[..., PairBatch], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diversity, "_BLOCK", 37)
     monkeypatch.setattr(diversity, "_ROWS", 11)
-    stored, new = make(150), make(40, seed=1)  # type: ignore[misc]
+    stored, new = make(150), make(40, seed=1)
     buffer = filled(stored)
     elements = search_copies(stored)
     distance, index = buffer.nearest(search_copies(new))
@@ -105,7 +106,7 @@ def test_filling_is_unconditional_and_stops_at_capacity() -> None:
     assert len(buffer.fill(batch[:6])) == 0
     assert not buffer.full
     rest = buffer.fill(batch[6:])
-    assert buffer.full
+    assert len(buffer) == buffer.capacity == 10
     assert np.array_equal(rest.source, batch.source[10:])
     assert np.array_equal(buffer.source, batch.source[:10])
     assert np.array_equal(buffer.target, batch.target[:10])
@@ -115,15 +116,9 @@ def test_filling_is_unconditional_and_stops_at_capacity() -> None:
 def test_a_round_is_that_of_appendix_b() -> None:
     # Low contrast at first: some new pairs are further from the buffer than its elements from each other, some are not.
     stored = random_pairs(50, low=100, high=140)
+    unlike, like = random_pairs(8, seed=1), stored[:8]
     new = PairBatch(
-        *(
-            np.concatenate(parts)
-            for parts in zip(
-                (lambda b: (b.source, b.target, b.episode))(random_pairs(8, 1)),
-                (lambda b: (b.source, b.target, b.episode))(stored[:8]),
-                strict=True,
-            )
-        )
+        *(np.concatenate([getattr(unlike, name), getattr(like, name)]) for name in ("source", "target", "episode"))
     )
     buffer = filled(stored, overwrite_probability=0.3, seed=5)
     before = buffer.source.copy()
@@ -172,9 +167,9 @@ def test_coverage_is_the_mean_distance_and_grows_when_likes_give_way() -> None:
 def test_coverage_of_a_large_buffer_takes_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     assert COVERAGE_SAMPLE < 20_000
     monkeypatch.setattr(diversity, "COVERAGE_SAMPLE", 30)
-    batch = random_pairs(300)
+    batch = random_pairs(120)
     buffer, elements = filled(batch), search_copies(batch)
-    exact = nearest_by_loop(elements, elements, np.arange(300))[0].mean()
+    exact = nearest_by_loop(elements, elements, np.arange(120))[0].mean()
     assert buffer.coverage() == pytest.approx(exact, rel=0.05)
     assert buffer.coverage() != exact
     assert PairBuffer(5, SIZE).coverage() == 0.0
@@ -186,11 +181,12 @@ def test_release_orders_by_episode_and_keeps_pairs_whole() -> None:
     assert len(released) == 60
     assert np.count_nonzero(np.diff(released.episode)) == 8
     assert list(dict.fromkeys(released.episode)) != sorted(set(released.episode))
-    rows = {(s.tobytes(), t.tobytes(), e) for s, t, e in zip(batch.source, batch.target, batch.episode, strict=True)}
-    again = {
-        (s.tobytes(), t.tobytes(), e) for s, t, e in zip(released.source, released.target, released.episode, strict=True)
-    }
-    assert rows == again
+    before, after = (
+        {(part.source[row].tobytes(), part.target[row].tobytes(), part.episode[row]) for row in range(60)}
+        for part in (batch, released)
+    )
+    assert len(before) == 60
+    assert before == after
 
 
 def test_memory_is_as_stated() -> None:
@@ -200,7 +196,7 @@ def test_memory_is_as_stated() -> None:
 
 
 MEASURE = """
-import resource, numpy as np, torch
+import re, numpy as np, torch
 from kpagent.collect import diversity
 from kpagent.collect.diversity import PairBuffer
 from kpagent.collect.pairs import PairsConfig
@@ -213,24 +209,24 @@ generator = np.random.default_rng(0)
 def batch(n, size):
     frames = [generator.integers(0, 256, (n, size, size, 3), dtype=np.uint8) for _ in range(2)]
     return PairBatch(*frames, np.zeros(n, np.int64))
+def peak():
+    return 1024 * int(re.search("VmHWM:[^0-9]*([0-9]+) kB", open("/proc/self/status").read())[1])
 small = PairBuffer(300, 32)
 small.fill(batch(300, 32)); small.offer(batch(8, 32)); small.coverage()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 buffer = PairBuffer(config.capacity, 32)
 while not buffer.full:
     buffer.fill(batch(256, 32))
 for _ in range(3):
     buffer.offer(batch(256, 32))
 buffer.coverage(); buffer.release()
-grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-print(grown / config.memory_bytes())
+print((peak() - before) / config.memory_bytes())
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 @pytest.mark.parametrize("float32", [False, True])
 def test_memory_that_the_system_sees_is_as_stated(float32: bool) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE.format(float32=float32)], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", MEASURE.format(float32=float32)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert 0.5 < float(done.stdout) <= 1.0

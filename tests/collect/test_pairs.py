@@ -153,7 +153,7 @@ def test_split_shares_no_episode_and_copies_nothing() -> None:
 
 @pytest.mark.parametrize("held_out", [0, 30, 26])
 def test_split_that_leaves_nothing(held_out: int) -> None:
-    with pytest.raises(UsageError, match="held-out|holding out"):
+    with pytest.raises(UsageError, match=r"held-out|holding out"):
         dataset(count=30, episodes=6).split(held_out)
 
 
@@ -285,8 +285,8 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, limit: int) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"capacity": 1}, {"capacity": 2.5}, {"interactions": 0}, {"trajectory_length": 1}, {"image_size": 8}, {"num_envs": 0},
-        {"overwrite_probability": 1.5}, {"candidates": 0}, {"candidates": 30_000}, {"seed": -1},
+        {"capacity": 1}, {"capacity": 2.5}, {"interactions": 0}, {"trajectory_length": 1}, {"image_size": 8},
+        {"num_envs": 0}, {"overwrite_probability": 1.5}, {"candidates": 0}, {"candidates": 30_000}, {"seed": -1},
     ],
     ids=str,
 )  # fmt: skip
@@ -297,12 +297,7 @@ def test_configurations_that_cannot_be(changes: dict[str, Any]) -> None:
 
 def test_paper_preset() -> None:
     paper = PairsConfig.paper(seed=1)
-    assert (paper.capacity, paper.image_size, paper.trajectory_length, paper.overwrite_probability) == (
-        100_000,
-        128,
-        100,
-        0.05,
-    )
-    assert paper.seed == 1
+    assert (paper.capacity, paper.image_size, paper.interactions) == (100_000, 128, 10_000_000)
+    assert (paper.trajectory_length, paper.overwrite_probability, paper.seed) == (100, 0.05, 1)
     assert 10.0e9 < paper.memory_bytes() < 11.0e9
     assert PairsConfig().memory_bytes() < 1.2e9

@@ -27,7 +27,8 @@ def sampler_of(env: gym.vector.VectorEnv, **changes: int) -> PairSampler:
 
 def trajectories(env: int, interactions: int) -> list[tuple[int, int, int]]:
     """(episode, first step, length) of each trajectory that ends within so many interactions, by plain counting."""
-    found, spent, episode = [], 0, 0
+    found: list[tuple[int, int, int]] = []
+    spent = episode = 0
     while True:
         for start in range(0, episode_length(env, episode), LENGTH):
             length = min(LENGTH, episode_length(env, episode) - start)
@@ -40,9 +41,7 @@ def trajectories(env: int, interactions: int) -> list[tuple[int, int, int]]:
 
 @pytest.mark.parametrize("image", [True, False], ids=["image", "rendered"])
 @pytest.mark.parametrize("mode", MODES)
-def test_each_trajectory_gives_one_pair_from_its_own_halves_and_none_straddles_a_reset(
-    mode: AutoresetMode, image: bool
-) -> None:
+def test_each_trajectory_gives_one_pair_from_its_halves_and_none_straddles_a_reset(mode: AutoresetMode, image: bool) -> None:
     batch, spent = sampler_of(vector_env(mode, image=image)).sample(10_000, 3_000)
     assert 3_000 <= spent <= 3_002
     drawn: dict[int, list[tuple[int, int, int]]] = {0: [], 1: [], 2: []}
