@@ -56,6 +56,18 @@ class KeyNet(nn.Sequential):
     def __init__(self, encoder: Encoder, filters: int, num_keypoints: int) -> None:
         super().__init__(encoder, nn.Conv2d(filters, num_keypoints, 1))
 
+    @property
+    def trunk(self) -> nn.Module:
+        """All but the regressor."""
+        return self[0]
+
+    @property
+    def regressor(self) -> nn.Conv2d:
+        """The 1×1 convolution, one output for each keypoint."""
+        layer = self[1]
+        assert isinstance(layer, nn.Conv2d)
+        return layer
+
 
 class RefineNet(nn.Module):
     """The transpose of an `Encoder`, with ×2 bilinear upsampling where that one strides. (N, D, H', W') to (N, C, H, W)."""

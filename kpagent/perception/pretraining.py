@@ -13,11 +13,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from kpagent.drawing import contact_sheet, draw_keypoints
 from kpagent.errors import UsageError
 from kpagent.files import write_json
-from kpagent.frames import to_images
+from kpagent.frames import fold_patches, to_images
 from kpagent.perception.transporter import Transporter
 from kpagent.training import TrainingConfig, describe, train
 
@@ -48,6 +49,12 @@ class PretrainingConfig:
     balance: float = 0.5
     """The squared error of a pixel is weighted by its variance over the frames to the power of minus this. At 0, the
     plain loss, what covers few pixels, like a ball, hardly counts; at 1 what moves everywhere drowns the rest."""
+    tolerance: float = 5.0
+    """Pairs much worse than this many times the mean loss of copying the source count only logarithmically: one odd frame
+    would otherwise throw Adam's step sizes off for a thousand steps. 0 turns it off."""
+    revive_every: int = 150
+    """Steps between two looks for a keypoint that stands still, which is then pointed at what is reconstructed worst;
+    during the first 70% of the steps. 0 turns it off."""
     held_out: int = 500
     """Pairs that are never trained on."""
     evaluate_every: int = 500
@@ -56,7 +63,8 @@ class PretrainingConfig:
     @classmethod
     def paper(cls, **changes: Any) -> PretrainingConfig:
         """Appendix A: plain squared error, batches of 64, a million steps."""
-        preset: dict[str, Any] = {"training": TrainingConfig(steps=1_000_000, batch_size=64), "balance": 0.0}
+        training = TrainingConfig(steps=1_000_000, batch_size=64)
+        preset: dict[str, Any] = {"training": training, "balance": 0.0, "tolerance": 0.0, "revive_every": 0}
         return cls(**(preset | changes))
 
     @classmethod
@@ -67,6 +75,8 @@ class PretrainingConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.balance <= 1:
             raise UsageError(f"balance must be from 0 to 1, not {self.balance}")
+        if self.tolerance < 0 or self.revive_every < 0:
+            raise UsageError(f"tolerance and revive_every must be at least 0; got {self}")
         if self.held_out < 2 or self.evaluate_every < 1:
             raise UsageError(f"held_out must be at least 2 and evaluate_every at least 1; got {self}")
 
@@ -117,17 +127,28 @@ class PairBatches:
         self.pairs = pairs
         self.batch_size = config.training.batch_size
         self.seed = config.training.seed
-        self.weight = pixel_weights(pairs.target[: self.count], image_size, config.balance)
+        self.constants: dict[str, Any] = {"weight": pixel_weights(pairs.target[: self.count], image_size, config.balance)}
+        if config.tolerance:
+            some = {name: spread(getattr(pairs, name)[: self.count], 500) for name in ("source", "target")}
+            copying = copy_loss(some["source"], some["target"], self.constants["weight"])
+            self.constants["tolerance"] = config.tolerance * max(float(copying), 1e-6)
 
     def __call__(self, step: int) -> dict[str, Any]:
-        """`source`, `target` (N, S, S, 3) uint8 and `weight` (S, S) for `Transporter.loss`."""
-        index = np.random.default_rng((self.seed, step)).integers(self.count, size=self.batch_size)
-        return {"source": self.pairs.source[index], "target": self.pairs.target[index], "weight": self.weight}
+        """`source` and `target`, (N, S, S, 3) uint8, and the constants of `Transporter.loss`."""
+        return self._draw((self.seed, step), self.batch_size)
+
+    def large(self, step: int) -> dict[str, Any]:
+        """A batch at least four times as large, of other pairs."""
+        return self._draw((self.seed, step, 1), max(64, 4 * self.batch_size))
+
+    def _draw(self, seed: tuple[int, ...], size: int) -> dict[str, Any]:
+        index = np.random.default_rng(seed).integers(self.count, size=size)
+        return {"source": self.pairs.source[index], "target": self.pairs.target[index], **self.constants}
 
     def held_out(self) -> dict[str, Any]:
         """All held-out pairs as one batch."""
         kept = slice(self.count, None)
-        return {"source": self.pairs.source[kept], "target": self.pairs.target[kept], "weight": self.weight}
+        return {"source": self.pairs.source[kept], "target": self.pairs.target[kept], **self.constants}
 
 
 def pixel_weights(frames: np.ndarray, image_size: int, balance: float, *, sample: int = 2000) -> Tensor:
@@ -159,13 +180,65 @@ def pixel_weights(frames: np.ndarray, image_size: int, balance: float, *, sample
     return weight * variance.mean() / (weight * variance).mean()
 
 
+def copy_loss(source: np.ndarray, target: np.ndarray, weight: Tensor) -> Tensor:
+    """The weighted squared error of taking the source frame for the target: what needs no keypoints.
+
+    Args:
+        source: (N, H, W, 3) uint8.
+        target: (N, H, W, 3) uint8.
+        weight: (S, S), of the pixels, at the size of the model.
+    """
+    size = len(weight)
+    return ((to_images(source, size) - to_images(target, size)).square().mean(dim=1) * weight).mean()
+
+
+@torch.no_grad()
+def revive(model: Transporter, batch: Mapping[str, Any], *, still: float = 0.04, gain: float = 0.9) -> int | None:
+    """Point the keypoint that moves least, if it hardly moves, at what the model reconstructs worst.
+
+    A keypoint whose softmax has settled on something that stands still gets no gradient from what moves. Its 1×1 regressor
+    is replaced by the ridge regression of the reconstruction error on KeyNet's features: it begins anew on what looks
+    like what no keypoint has brought along yet.
+
+    Args:
+        model: is in training mode afterwards.
+        batch: `source`, `target` and `weight`, as `PairBatches` gives.
+        still: standard deviation over the frames, in coordinate units, under which a keypoint is replaced.
+        gain: what one standard deviation of the predicted error is in the logits.
+
+    Returns:
+        The keypoint that was pointed elsewhere, or none.
+    """
+    model.eval()
+    target = to_images(batch["target"], model.image_size, model.device)
+    image, xy = model.reconstruct(to_images(batch["source"], model.image_size, model.device), target)
+    moves = xy.std(dim=0).mean(dim=-1)
+    index = int(moves.argmin())
+    if moves[index] < still:
+        regressor = model.keynet.regressor
+        seen = model.keynet.trunk(fold_patches(target, model.config.patch)).float()
+        error = (image - target).square().mean(dim=1, keepdim=True) * batch["weight"].to(target)
+        wanted = adaptive_avg_pool2d(error, seen.shape[-2:]).sqrt().flatten()
+        features = seen.permute(0, 2, 3, 1).flatten(0, 2)
+        deviation = features.std(dim=0) + 1e-3
+        features = (features - features.mean(dim=0)) / deviation
+        ridge = features.T @ features / len(features) + 0.05 * torch.eye(features.shape[1], device=features.device)
+        weight = torch.linalg.solve(ridge, features.T @ (wanted - wanted.mean()) / len(features))
+        weight = weight * gain / ((features @ weight).std() * model.config.logit_scale).clamp_min(1e-12) / deviation
+        assert regressor.bias is not None
+        regressor.weight[index, :, 0, 0] = weight
+        regressor.bias[index] = -weight @ seen.mean(dim=(0, 2, 3))
+    model.train()
+    return index if moves[index] < still else None
+
+
 @torch.no_grad()
 def evaluate(model: Transporter, batch: Mapping[str, Any], *, chunk: int = 64) -> Evaluation:
     """Measure a model on held-out pairs.
 
     Args:
         model: in any mode; it is put into evaluation mode.
-        batch: `source`, `target` and `weight`, as `PairBatches.held_out` gives.
+        batch: as `PairBatches.held_out` gives.
         chunk: pairs at a time.
     """
     model.eval()
@@ -175,16 +248,15 @@ def evaluate(model: Transporter, batch: Mapping[str, Any], *, chunk: int = 64) -
     for start in range(0, count, chunk):
         part = {name: batch[name][start : start + chunk] for name in ("source", "target")}
         loss, metrics = model.loss(part | {"weight": batch["weight"]})
-        source, target = (to_images(part[name], model.image_size, model.device) for name in ("source", "target"))
-        copied = ((source - target).square().mean(1) * batch["weight"].to(source)).mean()
+        copied = copy_loss(part["source"], part["target"], batch["weight"])
         sums += np.array([float(loss), float(metrics["l2"]), float(copied)]) * len(part["source"])
         found.append(model.encode(part["target"], features=False).xy.cpu())
     xy = torch.cat(found)
     still = (xy.std(dim=0) < STILL).all(dim=-1).nonzero().flatten().tolist()
     apart = (xy[:, :, None] - xy[:, None]).norm(dim=-1).mean(dim=0)
     together = [(i, j) for i in range(xy.shape[1]) for j in range(i) if apart[i, j] < TOGETHER]
-    loss_mean, l2, copy_loss = sums / count
-    return Evaluation(float(loss_mean), float(l2), float(copy_loss), tuple(still), tuple((j, i) for i, j in together))
+    loss_mean, l2, copying = sums / count
+    return Evaluation(float(loss_mean), float(l2), float(copying), tuple(still), tuple((j, i) for i, j in together))
 
 
 @dataclass(frozen=True)
@@ -252,6 +324,9 @@ def _run(
     with SummaryWriter(out / "logs") as log:
         for progress in train(model, batches, config.training, checkpoint=out / "checkpoint.safetensors", resume=resume):
             losses.append(progress.metrics["loss"])
+            every = config.revive_every
+            if every and progress.step % every == 0 and progress.step <= 0.7 * steps:
+                revive(model, batches.large(progress.step))
             loss = None
             if progress.step % 20 == 0 or progress.step == steps:
                 loss = float(torch.stack(losses).mean())

@@ -174,7 +174,8 @@ class Transporter(nn.Module):
 
         Args:
             batch: `source` and `target`, (N, H, W, 3) uint8, N frame pairs; optionally `weight`, (size, size), by which
-                the squared error of each pixel is multiplied.
+                the squared error of each pixel is multiplied, and `tolerance`, c: the loss ℓ of a pair then enters as
+                c log(1 + ℓ / c), so that a pair far worse than c cannot outweigh all others.
 
         Returns:
             The loss, a scalar, and metrics: `l2`, the mean squared error without weights.
@@ -185,8 +186,11 @@ class Transporter(nn.Module):
         target = to_images(batch["target"], self.image_size, self.device)
         image, _ = self.reconstruct(to_images(batch["source"], self.image_size, self.device), target)
         error = (image.float() - target).square().mean(dim=1)
-        weighted = error * batch["weight"].to(error) if batch.get("weight") is not None else error
-        return weighted.mean(), {"l2": error.mean().detach()}
+        weighted = error * batch["weight"].to(error) if "weight" in batch else error
+        of_pair = weighted.mean(dim=(1, 2))
+        if "tolerance" in batch:
+            of_pair = batch["tolerance"] * torch.log1p(of_pair / batch["tolerance"])
+        return of_pair.mean(), {"l2": error.mean().detach()}
 
     def reconstruct(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The target painted from the source frame and what the target's keypoints bring (Eq. 1 and RefineNet).
