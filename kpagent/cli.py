@@ -244,11 +244,12 @@ class Zoo:
 class Bench:
     """Measure, print a table and write benchmarks/results/NAME.json."""
 
-    benchmark: (
-        Annotated[Speed, tyro.conf.subcommand("speed", prefix_name=False)]
-        | Annotated[KeypointDistance, tyro.conf.subcommand("keypoints", prefix_name=False)]
-        | Annotated[Pairs, tyro.conf.subcommand("pairs", prefix_name=False)]
-    )
+    benchmark: Annotated[
+        Annotated[Speed, tyro.conf.subcommand("speed")]
+        | Annotated[KeypointDistance, tyro.conf.subcommand("keypoints")]
+        | Annotated[Pairs, tyro.conf.subcommand("pairs")],
+        tyro.conf.arg(name=""),
+    ]
 
     def run(self) -> int:
         """Run it and print what it found."""
@@ -294,8 +295,9 @@ def _parse(arguments: list[str] | None) -> Any:
     except SystemExit as end:
         if not end.code:
             raise
-        words = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─┌┐└┘]+", " ", complaint.getvalue())
-        raise UsageError(re.sub(r"\s+", " ", words).strip()) from None
+        words = re.sub(r"\s+", " ", re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─┌┐└┘]+", " ", complaint.getvalue())).strip()
+        # What follows are suggestions, a screen long.
+        raise UsageError(re.split(r" Arguments (?:are applied|similar)| For full helptext", words)[0]) from None
 
 
 def _fail(message: str) -> int:

@@ -212,11 +212,11 @@ class Transporter(nn.Module):
             source_moved = source_cells if pixels else self.features(source_cells)
         target_xy = self._locate(target_cells)
         target_moved = target_cells if pixels else self.features(target_cells)
-        transported = self._transport(source_moved, target_moved, source_xy, target_xy)
-        image: Tensor = unfold_patches(self.refine(transported), self.config.patch)
+        painted: Tensor = self.refine(self._transport(source_moved, target_moved, source_xy, target_xy))
         if self.background is not None:
-            image = image + self._transport(source, target, source_xy, target_xy, self.background)
-        return image, target_xy
+            behind = fold_patches(self.background[None], self.config.patch)
+            painted = painted + self._transport(source_cells, target_cells, source_xy, target_xy, behind)
+        return unfold_patches(painted, self.config.patch), target_xy
 
     @torch.no_grad()
     def encode(self, frames: Any, *, features: bool = True) -> Keypoints:
