@@ -31,9 +31,12 @@ class Pairs:
         """Measure; returns the result."""
         from kpagent.benchmarks.results import Measurement, peak_memory_mb
         from kpagent.collect.pairs import PairsConfig, collect_pairs, gather
+        from kpagent.drawing import require_writable
         from kpagent.envs.making import make_vector_env
 
         config = PairsConfig(capacity=self.capacity, interactions=self.interactions, seed=self.seed)
+        if self.save is not None:
+            require_writable(self.save, ".h5")
         command = f"kpagent bench pairs --env {self.env} --capacity {self.capacity} --interactions {self.interactions}"
         measurement = Measurement("pairs", command)
         cpu, wall = time.process_time(), time.monotonic()

@@ -95,7 +95,8 @@ def _vector(config: Speed, wrap: bool, features: bool = True) -> Iterator[Work]:
     from kpagent.envs import KeypointVectorObservation
     from kpagent.envs.making import make_vector_env
 
-    env = make_vector_env(config.env, config.num_envs)
+    # Frames at the size that the model sees: ALE's threads resize them as `kpagent.frames.resize` would.
+    env = make_vector_env(config.env, config.num_envs, img_height=84, img_width=84)
     if wrap:
         env = KeypointVectorObservation(env, _model(config), features=features, device=config.device)
     rng = np.random.default_rng(config.seed)
@@ -136,7 +137,10 @@ def _single(config: Speed, wrap: bool, features: bool = True) -> Iterator[Work]:
 
 @contextlib.contextmanager
 def _pretraining(config: Speed, fast: bool) -> Iterator[Work]:
-    """Three optimiser steps of the `fast` network: as `kpagent pretrain` takes them, or in plain eager float32."""
+    """Three optimiser steps of the `fast` network: as `kpagent pretrain` takes them, or as PyTorch does by itself.
+
+    By itself is float32, with channels before rows in memory.
+    """
     import torch
 
     from kpagent.perception.pretraining import PretrainingConfig
@@ -147,6 +151,8 @@ def _pretraining(config: Speed, fast: bool) -> Iterator[Work]:
     frames = np.random.default_rng(config.seed).integers(0, 256, (2, training.batch_size, 84, 84, 3), dtype=np.uint8)
     if not fast:
         model.to(memory_format=torch.contiguous_format)
+        for network in (model.features, model.keynet, model.refine):
+            network.register_forward_pre_hook(lambda module, inputs: (inputs[0].contiguous(),))
     settings = TrainingConfig(steps=1_000_000, batch_size=training.batch_size, precision="auto" if fast else "float32")
     loop = train(model, lambda step: {"source": frames[0], "target": frames[1]}, settings)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kpagent.envs.atari import make_atari_vector
 from kpagent.envs.making import make_env, make_vector_env
 from kpagent.errors import UsageError
-from kpagent.frames import FrameLayout, resize, to_images
+from kpagent.frames import FrameLayout, fold_patches, resize, to_cells, to_images, unfold_patches
 
 
 def box(*shape: int, dtype: type = np.uint8) -> gym.spaces.Box:
@@ -208,3 +208,24 @@ def test_images_are_frames_between_0_and_1_with_channels_first(size: int) -> Non
 def test_images_want_a_batch() -> None:
     with pytest.raises(ValueError, match="batch"):
         to_images(random_frame(0), 16)
+
+
+@given(st.integers(1, 3), st.sampled_from([1, 2, 3]), st.integers(0, 2**32 - 1))
+def test_folded_patches_are_pixel_unshuffle_in_the_order_of_memory(count: int, patch: int, seed: int) -> None:
+    frames = np.random.default_rng(seed).integers(0, 256, (count, 18, 18, 3), dtype=np.uint8)
+    images = to_images(frames, 18)
+    cells = fold_patches(images, patch)
+    shuffled = torch.nn.functional.pixel_unshuffle(images, patch)
+    # There the channels lie colour by colour, here pixel by pixel.
+    reordered = shuffled.unflatten(1, (3, patch**2)).transpose(1, 2).flatten(1, 2)
+    assert torch.equal(cells, reordered)
+    assert cells.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(unfold_patches(cells, patch), images)
+    assert torch.equal(to_cells(frames, 18, patch), cells)
+
+
+def test_frames_that_cannot_be_written_to_give_no_warning() -> None:
+    frames = np.zeros((1, 16, 16, 3), np.uint8)
+    frames.flags.writeable = False
+    assert to_images(frames, 16).shape == (1, 3, 16, 16)
+    assert to_cells(frames, 16, 1).shape == (1, 3, 16, 16)
