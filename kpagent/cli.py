@@ -1,4 +1,6 @@
-"""The `kpagent` command: each subcommand is a frozen dataclass whose fields are its flags."""
+"""Keypoints of environments: learn them, watch them, measure them."""
+
+# Each subcommand is a frozen dataclass whose fields are its flags.
 
 from __future__ import annotations
 
@@ -25,8 +27,10 @@ from kpagent.errors import UsageError
 
 if TYPE_CHECKING:
     from kpagent.collect.pairs import FramePairs
+    from kpagent.perception.pretraining import PretrainingConfig
 
-console = Console(highlight=False, soft_wrap=True)
+# A pipe has no width of its own, and 80 columns would cut the names of figures.
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 
 
 @dataclass(frozen=True)
@@ -95,19 +99,17 @@ class Pretrain:
         if (self.out / "checkpoint.safetensors").exists() and not self.resume:
             raise UsageError(f"{self.out} holds a run already; add --resume to take it up, or choose another --out")
 
-        pairs = self._pairs(shape.image_size)
+        pairs = self._pairs(shape.image_size, config)
         torch.manual_seed(self.seed)
         model = Transporter(shape).to(device)
         about = {"env": self.env, "pairs": dict(pairs.info)}
         run = pretrain(model, pairs, config, self.out, provenance=about, resume=self.resume)
-        best = None
         with _bar("pretraining") as bar, _stop_on_interrupt() as stopped, contextlib.closing(run):  # type: ignore[type-var]
             task = bar.add_task("pretraining", total=training.steps)
             for report in run:
                 bar.update(task, completed=report.step)
                 if report.evaluation is not None:
                     seen = report.evaluation
-                    best = min(best or seen.loss, seen.loss)
                     bar.console.print(
                         f"step {report.step}: held-out loss {seen.loss:.6f}, copying the source {seen.copy_loss:.6f}"
                         f" (ratio {seen.loss / seen.copy_loss:.3f})"
@@ -123,14 +125,17 @@ class Pretrain:
         )
         return 0
 
-    def _pairs(self, image_size: int) -> FramePairs:
+    def _pairs(self, image_size: int, pretraining: PretrainingConfig) -> FramePairs:
         from kpagent.collect.pairs import FramePairs, PairsConfig
+        from kpagent.drawing import require_writable
+        from kpagent.perception.pretraining import training_pairs
 
         path = self.pairs or self.out / "pairs.h5"
         if self.pairs is not None or path.exists():
             pairs = FramePairs.load(path)
-            if self.pairs is None and pairs.info.get("env") != self.env:
-                raise UsageError(f"{path} holds frames of {pairs.info.get('env')}, not of {self.env}; choose another --out")
+            if pairs.info.get("env") != self.env:
+                cure = "choose another --out" if self.pairs is None else "give its environment as --env"
+                raise UsageError(f"{path} holds frames of {pairs.info.get('env')}, not of {self.env}; {cure}")
             console.print(f"read {len(pairs)} frame pairs of {pairs.info.get('env')} from {path}")
             return pairs
         config = PairsConfig.paper() if self.preset == "paper" else PairsConfig()
@@ -139,6 +144,9 @@ class Pretrain:
             config = replace(config, capacity=self.capacity, candidates=min(config.candidates, self.capacity))
         if self.interactions is not None:
             config = replace(config, interactions=self.interactions)
+        # What would fail only after an hour of collecting.
+        training_pairs(config.capacity, pretraining)
+        require_writable(path, ".h5")
         pairs = collect(self.env, config, self.actors, self.ray_address)
         pairs.save(path)
         info = pairs.info
@@ -162,12 +170,18 @@ def collect(env_id: str, config: Any, actors: int = 0, ray_address: str | None =
         if actors:
             from kpagent.collect.distributed import collect_pairs_distributed
 
-            make = partial(make_vector_env, env_id)
+            make = partial(_make_worker_env, env_id)
             collection = collect_pairs_distributed(make, config, workers=actors, address=ray_address, env_id=env_id)
             return gather(collection, lambda progress: bar.update(task, completed=progress.interactions))
         with contextlib.closing(make_vector_env(env_id, config.num_envs)) as env:
             collection = collect_pairs(env, config, env_id=env_id)
             return gather(collection, lambda progress: bar.update(task, completed=progress.interactions))
+
+
+def _make_worker_env(env_id: str, num_envs: int, seed: int) -> Any:
+    from kpagent.envs.making import make_vector_env
+
+    return make_vector_env(env_id, num_envs)
 
 
 @dataclass(frozen=True)
@@ -254,7 +268,9 @@ class Bench:
     def run(self) -> int:
         """Run it and print what it found."""
         from kpagent.benchmarks.results import write
+        from kpagent.drawing import require_writable
 
+        require_writable(self.benchmark.out / "results.json", ".json")
         with _bar("measuring") as bar:
             bar.add_task(type(self.benchmark).__name__, total=None)
             result = self.benchmark.run(lambda line: bar.console.print(line))

@@ -68,7 +68,8 @@ class TrainingConfig:
         }
         for message, holds in checks.items():
             if not holds:
-                raise UsageError(f"{message}; got {self}")
+                value = getattr(self, message.split()[0])
+                raise UsageError(f"{message}; got {value!r}")
 
 
 @dataclass(frozen=True)

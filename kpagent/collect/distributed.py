@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import pickle
 import socket
 from collections.abc import Callable, Generator, Iterator
@@ -100,6 +101,9 @@ def collect_pairs_distributed(
         import ray
     except ImportError:
         raise UsageError("collecting through Ray needs ray: pip install 'kpagent[distributed]'") from None
+    cpus = os.cpu_count() or 1
+    if address is None and not ray.is_initialized() and workers > cpus:
+        raise UsageError(f"{workers} workers need as many CPUs, and this machine has {cpus}; take fewer, or join a cluster")
     try:
         # By hand, not as an argument that Ray pickles, so that a worker which cannot load it says so instead of dying.
         pickled = ray.cloudpickle.dumps(make_env)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -52,11 +53,11 @@ class PretrainingConfig:
     tolerance: float = 5.0
     """Pairs much worse than this many times the mean loss of copying the source count only logarithmically: one odd frame
     would otherwise throw Adam's step sizes off for a thousand steps. 0 turns it off."""
-    revive_every: int = 150
-    """Steps between two looks for a keypoint that stands still, which is then pointed at what is reconstructed worst;
-    during the first 70% of the steps. 0 turns it off."""
+    revive_every: int = 250
+    """Steps between two looks for a keypoint that is not missed when it is left out, which is then pointed at what is
+    reconstructed worst; during the first 60% of the steps. 0 turns it off."""
     held_out: int = 500
-    """Pairs that are never trained on."""
+    """Pairs that are never trained on; a tenth of the pairs, where that is less."""
     evaluate_every: int = 500
     """Steps between two looks at the held-out pairs."""
 
@@ -111,7 +112,7 @@ class PairBatches:
     """The batch of each step: pairs drawn at random, a function of the seed and the step alone.
 
     Args:
-        pairs: N pairs; the last `config.held_out` are kept back.
+        pairs: N pairs; the last of them are kept back.
         config: batch size, seed and weighting.
         image_size: size of the loss weights, that of the model.
 
@@ -120,10 +121,7 @@ class PairBatches:
     """
 
     def __init__(self, pairs: Pairs, config: PretrainingConfig, image_size: int) -> None:
-        self.count = len(pairs.source) - config.held_out
-        if self.count < config.training.batch_size:
-            needed = config.held_out + config.training.batch_size
-            raise UsageError(f"{len(pairs.source)} pairs are too few: held-out pairs and a batch take {needed}")
+        self.count = training_pairs(len(pairs.source), config)
         self.pairs = pairs
         self.batch_size = config.training.batch_size
         self.seed = config.training.seed
@@ -149,6 +147,18 @@ class PairBatches:
         """All held-out pairs as one batch."""
         kept = slice(self.count, None)
         return {"source": self.pairs.source[kept], "target": self.pairs.target[kept], **self.constants}
+
+
+def training_pairs(total: int, config: PretrainingConfig) -> int:
+    """How many of `total` pairs are trained on; the rest is held out.
+
+    Raises:
+        UsageError: too few for one batch.
+    """
+    count = total - min(config.held_out, max(2, total // 10))
+    if count < config.training.batch_size:
+        raise UsageError(f"{total} pairs are too few: {count} to train on, where a batch is {config.training.batch_size}")
+    return count
 
 
 def pixel_weights(frames: np.ndarray, image_size: int, balance: float, *, sample: int = 2000) -> Tensor:
@@ -193,43 +203,53 @@ def copy_loss(source: np.ndarray, target: np.ndarray, weight: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def revive(model: Transporter, batch: Mapping[str, Any], *, still: float = 0.04, gain: float = 0.9) -> int | None:
-    """Point the keypoint that moves least, if it hardly moves, at what the model reconstructs worst.
+def revive(model: Transporter, batch: Mapping[str, Any], *, useless: float = 0.02, gain: float = 0.9) -> int | None:
+    """Point the keypoint that is missed least, if it is hardly missed, at what the model reconstructs worst.
 
-    A keypoint whose softmax has settled on something that stands still gets no gradient from what moves. Its 1×1 regressor
-    is replaced by the ridge regression of the reconstruction error on KeyNet's features: it begins anew on what looks
-    like what no keypoint has brought along yet.
+    A keypoint whose softmax has settled on something that stands still, or on what another keypoint has already, gets no
+    gradient from what moves elsewhere. Its 1×1 regressor is replaced by the ridge regression of the reconstruction error on
+    KeyNet's features: it begins anew on what looks like what no keypoint has brought along yet.
 
     Args:
         model: is in training mode afterwards.
         batch: `source`, `target` and `weight`, as `PairBatches` gives.
-        still: standard deviation over the frames, in coordinate units, under which a keypoint is replaced.
+        useless: how much worse, relative to the error, the reconstruction must be without a keypoint for it to stay.
         gain: what one standard deviation of the predicted error is in the logits.
 
     Returns:
         The keypoint that was pointed elsewhere, or none.
     """
     model.eval()
-    target = to_images(batch["target"], model.image_size, model.device)
-    image, xy = model.reconstruct(to_images(batch["source"], model.image_size, model.device), target)
-    moves = xy.std(dim=0).mean(dim=-1)
-    index = int(moves.argmin())
-    if moves[index] < still:
-        regressor = model.keynet.regressor
+    source, target = (to_images(batch[name], model.image_size, model.device) for name in ("source", "target"))
+    weight = batch["weight"].to(target)
+
+    def error(without: int | None = None) -> Tensor:
+        return (model.reconstruct(source, target, without=without)[0] - target).square().mean(dim=1, keepdim=True) * weight
+
+    now = error()
+    missed = [float(error(without=k).mean()) for k in range(model.num_keypoints)]
+    index = min(range(model.num_keypoints), key=missed.__getitem__)
+    revived = missed[index] < (1 + useless) * float(now.mean())
+    if revived:
         seen = model.keynet.trunk(fold_patches(target, model.config.patch)).float()
-        error = (image - target).square().mean(dim=1, keepdim=True) * batch["weight"].to(target)
-        wanted = adaptive_avg_pool2d(error, seen.shape[-2:]).sqrt().flatten()
-        features = seen.permute(0, 2, 3, 1).flatten(0, 2)
-        deviation = features.std(dim=0) + 1e-3
-        features = (features - features.mean(dim=0)) / deviation
-        ridge = features.T @ features / len(features) + 0.05 * torch.eye(features.shape[1], device=features.device)
-        weight = torch.linalg.solve(ridge, features.T @ (wanted - wanted.mean()) / len(features))
-        weight = weight * gain / ((features @ weight).std() * model.config.logit_scale).clamp_min(1e-12) / deviation
-        assert regressor.bias is not None
-        regressor.weight[index, :, 0, 0] = weight
-        regressor.bias[index] = -weight @ seen.mean(dim=(0, 2, 3))
+        wanted = adaptive_avg_pool2d(now, seen.shape[-2:]).sqrt().flatten()
+        _point(model, index, seen, wanted, gain)
     model.train()
-    return index if moves[index] < still else None
+    return index if revived else None
+
+
+def _point(model: Transporter, index: int, seen: Tensor, wanted: Tensor, gain: float) -> None:
+    """Let the map of a keypoint be the ridge regression of `wanted` (N * H * W,) on KeyNet's features (N, C, H, W)."""
+    features = seen.permute(0, 2, 3, 1).flatten(0, 2)
+    deviation = features.std(dim=0) + 1e-3
+    features = (features - features.mean(dim=0)) / deviation
+    ridge = features.T @ features / len(features) + 0.05 * torch.eye(features.shape[1], device=features.device)
+    weight = torch.linalg.solve(ridge, features.T @ (wanted - wanted.mean()) / len(features))
+    weight = weight * gain / ((features @ weight).std() * model.config.logit_scale).clamp_min(1e-12) / deviation
+    regressor = model.keynet.regressor
+    assert regressor.bias is not None
+    regressor.weight[index, :, 0, 0] = weight
+    regressor.bias[index] = -weight @ seen.mean(dim=(0, 2, 3))
 
 
 @torch.no_grad()
@@ -298,6 +318,7 @@ def pretrain(
     """
     settings = {"model": describe(model.config), "pretraining": describe(config), "provenance": dict(provenance or {})}
     checkpoint = out / "checkpoint.safetensors"
+    training_pairs(len(pairs.source), config)
     _claim(out, checkpoint, settings, resume)
     batches = PairBatches(pairs, config, model.image_size)
     held_out = batches.held_out()
@@ -321,11 +342,12 @@ def _run(
 
     steps = config.training.steps
     losses: list[Tensor] = []
-    with SummaryWriter(out / "logs") as log:
-        for progress in train(model, batches, config.training, checkpoint=out / "checkpoint.safetensors", resume=resume):
+    loop = train(model, batches, config.training, checkpoint=out / "checkpoint.safetensors", resume=resume)
+    with SummaryWriter(out / "logs") as log, contextlib.closing(loop):  # type: ignore[type-var]
+        for progress in loop:
             losses.append(progress.metrics["loss"])
             every = config.revive_every
-            if every and progress.step % every == 0 and progress.step <= 0.7 * steps:
+            if every and progress.step % every == 0 and progress.step <= 0.6 * steps:
                 revive(model, batches.large(progress.step))
             loss = None
             if progress.step % 20 == 0 or progress.step == steps:
@@ -367,14 +389,22 @@ def _claim(out: Path, checkpoint: Path, settings: Mapping[str, Any], resume: boo
     if checkpoint.exists() and path.exists():
         try:
             before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            raise UsageError(f"{path} is no JSON; restore it or choose another --out") from None
-        for part in ("model", "pretraining"):
-            for name, value in settings[part].items():
-                was = before.get(part, {}).get(name)
-                if was != value:
-                    raise UsageError(f"the run in {out} has {name} {was}, not {value}; resume it as it was started")
+            was = _flat(before)
+        except (ValueError, TypeError, KeyError):
+            raise UsageError(f"{path} does not say how the run was started; choose another --out") from None
+        for name, value in _flat(settings).items():
+            if was.get(name) != value:
+                raise UsageError(f"the run in {out} has {name} {was.get(name)}, not {value}; resume it as it was started")
+        if before.get("provenance") != json.loads(json.dumps(settings["provenance"])):
+            raise UsageError(f"the run in {out} was trained on other frame pairs; resume it as it was started")
     write_json(path, settings)
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run by name alone."""
+    pretraining = dict(settings["pretraining"])
+    training = pretraining.pop("training")
+    return settings["model"] | pretraining | training
 
 
 def _best_loss(path: Path) -> float:

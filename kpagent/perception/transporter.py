@@ -93,7 +93,7 @@ class TransporterConfig:
             "num_keypoints must be a whole number from 1 to 256": whole and 1 <= self.num_keypoints <= 256,
             "image_size must be a whole number from 16 to 512": whole and 16 <= self.image_size <= 512,
             "patch must be at least 1 and divide image_size": patched,
-            "filters and strides must be of one length, at least 1": len(self.filters) == len(self.strides) >= 1,
+            "filters and strides must be of one length, from 1 to 32": 1 <= len(self.filters) == len(self.strides) <= 32,
             "filters must be from 1 to 1024": all(isinstance(f, int) and 1 <= f <= 1024 for f in self.filters),
             "strides must be 1 or 2": all(stride in (1, 2) for stride in self.strides),
             "first_kernel must be odd, at most 15": self.first_kernel in range(1, 16, 2),
@@ -106,7 +106,8 @@ class TransporterConfig:
         }
         for message, holds in checks.items():
             if not holds:
-                raise UsageError(f"{message}; got {self}")
+                value = getattr(self, message.split()[0])
+                raise UsageError(f"{message}; got {value!r}")
 
 
 class Transporter(nn.Module):
@@ -192,12 +193,13 @@ class Transporter(nn.Module):
             of_pair = batch["tolerance"] * torch.log1p(of_pair / batch["tolerance"])
         return of_pair.mean(), {"l2": error.mean().detach()}
 
-    def reconstruct(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def reconstruct(self, source: Tensor, target: Tensor, *, without: int | None = None) -> tuple[Tensor, Tensor]:
         """The target painted from the source frame and what the target's keypoints bring (Eq. 1 and RefineNet).
 
         Args:
             source: (N, 3, size, size) in [0, 1]; no gradient flows through it.
             target: (N, 3, size, size) in [0, 1].
+            without: a keypoint that neither erases nor brings anything.
 
         Returns:
             The reconstruction, (N, 3, size, size), and the target's keypoints, (N, K, 2).
@@ -212,10 +214,12 @@ class Transporter(nn.Module):
             source_moved = source_cells if pixels else self.features(source_cells)
         target_xy = self._locate(target_cells)
         target_moved = target_cells if pixels else self.features(target_cells)
-        painted: Tensor = self.refine(self._transport(source_moved, target_moved, source_xy, target_xy))
+        used = [k for k in range(self.num_keypoints) if k != without]
+        carriers = (source_xy[:, used], target_xy[:, used])
+        painted: Tensor = self.refine(self._transport(source_moved, target_moved, *carriers))
         if self.background is not None:
             behind = fold_patches(self.background[None], self.config.patch)
-            painted = painted + self._transport(source_cells, target_cells, source_xy, target_xy, behind)
+            painted = painted + self._transport(source_cells, target_cells, *carriers, behind)
         return unfold_patches(painted, self.config.patch), target_xy
 
     @torch.no_grad()
