@@ -34,7 +34,11 @@ def replace_file(path: str | Path, write: Callable[[Path], None]) -> None:
     beside = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        beside.touch()
+        mode = beside.stat().st_mode
         write(beside)
+        # safetensors makes files that nobody else may read.
+        beside.chmod(mode)
         with beside.open("rb") as file:
             os.fsync(file.fileno())
         beside.replace(path)

@@ -31,12 +31,16 @@ def assign(keypoints: np.ndarray, objects: np.ndarray) -> Assignment:
         objects: (T, M, 2) coordinates, NaN where an object is absent; M <= K, and each is present at least once.
 
     Raises:
-        ValueError: shapes do not fit, fewer keypoints than objects, or an object that is never there.
+        ValueError: shapes do not fit, a keypoint that is not finite, fewer keypoints than objects, or an object that is
+            never there.
     """
-    if keypoints.ndim != 3 or objects.ndim != 3 or keypoints.shape[0] != objects.shape[0]:
+    fits = keypoints.ndim == objects.ndim == 3 and keypoints.shape[2] == objects.shape[2] == 2
+    if not fits or keypoints.shape[0] != objects.shape[0]:
         raise ValueError(f"keypoints {keypoints.shape} and objects {objects.shape} must be (T, K, 2) and (T, M, 2)")
     if keypoints.shape[1] < objects.shape[1]:
         raise ValueError(f"{keypoints.shape[1]} keypoints cannot follow {objects.shape[1]} objects one to one")
+    if not np.isfinite(keypoints).all():
+        raise ValueError("keypoints must be finite")
     present = np.isfinite(objects).all(axis=-1)
     if not present.any(axis=0).all():
         raise ValueError("an object is absent from every frame")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kpagent
@@ -110,6 +110,7 @@ def test_a_batch_is_a_function_of_seed_and_step(tolerance: float) -> None:
         assert not np.array_equal(one["source"], other["source"])
 
 
+@settings(max_examples=20)
 @given(count=st.integers(6, 3_000), held_out=st.integers(2, 600), seed=st.integers(0, 1_000))
 def test_held_out_pairs_are_never_drawn_and_all_others_may_be(count: int, held_out: int, seed: int) -> None:
     numbered = np.broadcast_to(np.arange(count, dtype=np.uint16).view(np.uint8).reshape(count, 1, 1, 2), (count, 16, 16, 2))
@@ -295,13 +296,11 @@ def test_a_keypoint_learns_to_follow_what_moves(learned: tuple[Path, list[Report
     assert losses[-1] < losses[0] / 2
     last = evaluations[200]
     assert last.loss < 0.5 * last.copy_loss
-    # On pairs that were not even there.
-    pairs = squares(200, seed=1)
-    fresh = squares(700, seed=1)
-    assert not np.array_equal(pairs.source[:100], fresh.source[:100])
-    held_out = squares(600)
-    xy = kpagent.load(out / "best.safetensors", device="cpu").encode(held_out.target[-100:]).numpy().xy
-    distance = np.linalg.norm(xy - held_out.xy[-100:, None], axis=-1).mean(axis=0)
+    pairs = squares(600)
+    held_out = slice(-CONFIG.held_out, None)
+    # A distance of 0.1 is a pixel and a half.
+    xy = kpagent.load(out / "best.safetensors", device="cpu").encode(pairs.target[held_out]).numpy().xy
+    distance = np.linalg.norm(xy - pairs.xy[held_out, None], axis=-1).mean(axis=0)
     assert distance.min() < 0.1
 
 
