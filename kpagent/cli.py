@@ -311,9 +311,16 @@ def _parse(arguments: list[str] | None) -> Any:
     except SystemExit as end:
         if not end.code:
             raise
-        words = re.sub(r"\s+", " ", re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─┌┐└┘]+", " ", complaint.getvalue())).strip()
-        # What follows are suggestions, a screen long.
-        raise UsageError(re.split(r" Arguments (?:are applied|similar)| For full helptext", words)[0]) from None
+        raise UsageError(_unboxed(complaint.getvalue())) from None
+
+
+def _unboxed(box: str) -> str:
+    """The title and the text of a box of tyro's in one line, without the suggestions at its end, a screen long."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    text = re.sub(r"│ ─+ │", ";", re.sub(r"╭─ (.*?) ─*╮", r"\1:", text))
+    words = re.sub(r" ;", ";", " ".join(re.sub(r"[╭╮╰╯│─]+", " ", text).split()))
+    kept = re.split(r"; (?:Arguments (?:are applied|similar)|For full helptext)", words)[0]
+    return re.sub(r"^(.+: )\1", r"\1", kept)
 
 
 def _fail(message: str) -> int:
