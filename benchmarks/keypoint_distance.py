@@ -42,6 +42,8 @@ class KeypointDistance:
         for game in self.games:
             if game not in GAMES:
                 raise UsageError(f"no ground truth for {game!r}; there is for {', '.join(GAMES)}")
+        if self.frames < 1:
+            raise UsageError(f"frames must be at least 1; got {self.frames}")
         weights = self.weights or self.games
         if len(weights) != len(self.games):
             raise UsageError(f"{len(self.games)} games need as many weights, not {len(weights)}")
@@ -50,7 +52,10 @@ class KeypointDistance:
         measurement = Measurement("keypoints", command)
         for game, model in zip(self.games, models, strict=True):
             xy, objects = _play(game, model, self.frames, self.seed)
-            found = assign(xy, np.stack(list(objects.values()), axis=1))
+            try:
+                found = assign(xy, np.stack(list(objects.values()), axis=1))
+            except ValueError as error:
+                raise UsageError(f"{game} in {self.frames} frames: {error}") from error
             for index, name in enumerate(objects):
                 seen = found.per_frame[:, index]
                 seen = seen[np.isfinite(seen)]

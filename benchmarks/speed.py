@@ -9,6 +9,7 @@ import contextlib
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,17 +42,22 @@ class Speed:
     def run(self, say: Callable[[str], None]) -> dict[str, Any]:
         """Measure; returns the result."""
         from kpagent.benchmarks.results import Measurement
+        from kpagent.errors import UsageError
+        from kpagent.training import pick_device
 
+        pick_device(self.device)
+        if self.rounds < 1 or self.num_envs < 1 or self.keypoints < 1:
+            raise UsageError(f"rounds, num_envs and keypoints must be at least 1; got {self}")
         measurement = Measurement("speed", "kpagent bench speed")
-        context = multiprocessing.get_context("spawn")
-        with context.Pool(1, maxtasksperchild=1) as pool:
+        # Not a multiprocessing.Pool, in whose daemons the wrappers hold torch to one thread.
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
             for group, unit in GROUPS.items():
                 names = [name for name in CASES if name.startswith(group)]
-                rates = pool.apply(_rates, (self, names))
+                rates = pool.submit(_rates, self, names).result()
                 bare = f"{group}/bare"
                 for name in names:
                     measurement.add(f"{name}/rate", float(np.median(rates[name])), unit)
-                    measurement.add(f"{name}/peak_memory_mb", pool.apply(_peak_memory, (self, name)), "MB")
+                    measurement.add(f"{name}/peak_memory_mb", pool.submit(_peak_memory, self, name).result(), "MB")
                     if name != bare:
                         ratio = np.asarray(rates[name]) / np.asarray(rates[bare])
                         figure = name.removesuffix("/keypoints").removesuffix("/fast") + _RATIO[group]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import re
 import signal
@@ -316,11 +317,12 @@ def _parse(arguments: list[str] | None) -> Any:
 
 def _unboxed(box: str) -> str:
     """The title and the text of a box of tyro's in one line, without the suggestions at its end, a screen long."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    text = re.sub(r"│ ─+ │", ";", re.sub(r"╭─ (.*?) ─*╮", r"\1:", text))
-    words = re.sub(r" ;", ";", " ".join(re.sub(r"[╭╮╰╯│─]+", " ", text).split()))
-    kept = re.split(r"; (?:Arguments (?:are applied|similar)|For full helptext)", words)[0]
-    return re.sub(r"^(.+: )\1", r"\1", kept)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()
+    # Where the terminal knows no Unicode, the box has rules of hyphens and no sides.
+    title, *lines = (re.sub(r"^-{4,}$", "", line.strip("╭╮╰╯│─ ")) for line in plain)
+    parts = [" ".join(part.split()) for part in re.split(r"\n\n+", "\n".join(lines).strip())]
+    kept = itertools.takewhile(lambda part: not re.match(r"Arguments (are applied|similar)|For full helptext", part), parts)
+    return f"{title}: {'; '.join(kept).removeprefix(f'{title}: ')}"
 
 
 def _fail(message: str) -> int:

@@ -20,6 +20,18 @@ class ConvBlock(nn.Sequential):
             nn.ReLU(inplace=True),
         )
 
+    @property
+    def convolution(self) -> nn.Conv2d:
+        """The first layer."""
+        layer = self[0]
+        assert isinstance(layer, nn.Conv2d)
+        return layer
+
+    @property
+    def normalization(self) -> nn.Module:
+        """The second layer."""
+        return self[1]
+
 
 def normalization_layer(name: str, channels: int) -> nn.Module:
     """The normalisation called `name`, one of `NORMALIZATIONS`, over `channels`, with a learned scale and shift.
