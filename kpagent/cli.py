@@ -297,7 +297,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         command = _parse(arguments)
         sys.exit(command.run())
-    except UsageError as error:
+    except (UsageError, FloatingPointError) as error:
         sys.exit(_fail(str(error)))
     except KeyboardInterrupt as interrupt:
         sys.exit(_fail(f"interrupted{': ' if interrupt.args else ''}{' '.join(map(str, interrupt.args))}"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # Before anything imports MuJoCo or Ray, which read these once.
 os.environ.setdefault("MUJOCO_GL", "egl")
@@ -12,6 +13,9 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+
+# A shell starts what runs in its background deaf to Ctrl-C, which tests press.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # On small tensors a second thread costs more than it brings, and it stands in the way of whatever runs beside the tests.
 torch.set_num_threads(1)

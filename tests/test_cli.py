@@ -226,6 +226,15 @@ def test_pretraining_leaves_weights_settings_pairs_and_logs(trained: Path) -> No
     assert model.provenance["pairs"]["config"]["capacity"] == 80
 
 
+def test_pairs_can_be_collected_by_workers_of_ray(tmp_path: Path) -> None:
+    sizes = ("--keypoints", "2", "--capacity", "20", "--interactions", "4000", "--steps", "1", "--batch-size", "4")
+    with process("pretrain", *PONG, *sizes, "--device", "cpu", "--actors", "1", "--out", str(tmp_path / "run")) as started:
+        stdout, stderr = started.communicate()
+    assert (started.returncode, stderr) == (0, ""), stdout
+    pairs = FramePairs.load(tmp_path / "run" / "pairs.h5")
+    assert (len(pairs), pairs.info["workers"], pairs.info["env"]) == (20, 1, "ALE/Pong-v5")
+
+
 def test_a_finished_run_can_be_resumed_but_not_with_other_settings(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

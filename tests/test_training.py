@@ -284,8 +284,7 @@ def test_float32_and_bf16_run_in_what_they_say() -> None:
 
 
 def test_the_precisions_learn_the_same() -> None:
-    precisions: tuple[Literal["auto", "float32", "bf16"], ...] = ("auto", "float32", "bf16")
-    models = {precision: new_net() for precision in precisions}
+    models = {precision: new_net() for precision in PRECISIONS}
     for precision, model in models.items():
         run(model, replace(CONFIG, precision=precision))
     losses = {name: float(model.eval().loss(batches(1000))[0].detach()) for name, model in models.items()}

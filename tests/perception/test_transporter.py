@@ -426,7 +426,7 @@ def test_frames_that_are_none_are_refused(frames: Any, error: type[Exception], m
         ({"image_size": 85}, "patch must be at least 1 and divide image_size"),
         ({"patch": 0}, "patch must be at least 1 and divide image_size"),
         ({"filters": (8, 8)}, "filters and strides must be of one length"),
-        ({"filters": (), "strides": ()}, "filters and strides must be of one length, at least 1"),
+        ({"filters": (), "strides": ()}, "filters and strides must be of one length, from 1 to 32"),
         ({"filters": (8, 0), "strides": (1, 1)}, "filters must be from 1 to 1024"),
         ({"strides": (1, 3, 1, 1)}, "strides must be 1 or 2"),
         ({"first_kernel": 4}, "first_kernel must be odd"),
