@@ -33,10 +33,10 @@ from kpagent.perception.pretraining import (
     evaluate,
     pixel_weights,
     pretrain,
-    revive,
     spread,
     training_pairs,
 )
+from kpagent.perception.revival import revive
 from kpagent.perception.transporter import Transporter, TransporterConfig
 from kpagent.training import TrainingConfig
 
