@@ -51,8 +51,8 @@ class PretrainingConfig:
     """The squared error of a pixel is weighted by its variance over the frames to the power of minus this. At 0, the
     plain loss, what covers few pixels, like a ball, hardly counts; at 1 what moves everywhere drowns the rest."""
     tolerance: float = 5.0
-    """Pairs much worse than this many times the mean loss of copying the source count only logarithmically: one odd frame
-    would otherwise throw Adam's step sizes off for a thousand steps. 0 turns it off."""
+    """Pairs much worse than this many times the mean loss of copying the source count only logarithmically: without
+    it, gradient norms were seen to spike to hundreds of times their median. 0 turns it off."""
     revive_every: int = 250
     """Steps between two looks for a keypoint that is not missed when it is left out, which is then pointed at what is
     reconstructed worst; during the first 60% of the steps. 0 turns it off."""
