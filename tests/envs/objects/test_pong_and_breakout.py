@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kpagent.envs.atari_objects import breakout_objects, pong_objects
+from kpagent.envs.objects.breakout import breakout_objects
+from kpagent.envs.objects.pong import pong_objects
 from kpagent.envs.making import make_env
 
 
