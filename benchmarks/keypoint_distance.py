@@ -69,8 +69,8 @@ class KeypointDistance:
 
 def _play(game: str, model: Any, count: int, seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Keypoints (T, K, 2) and the true centres (T, 2) of each object over `count` frames of random play."""
-    from kpagent.envs.objects import ATARI_OBJECTS
     from kpagent.envs.making import make_env
+    from kpagent.envs.objects import ATARI_OBJECTS
 
     env = make_env(GAMES[game])
     rng = np.random.default_rng(seed)
