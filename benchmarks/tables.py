@@ -1,7 +1,8 @@
-"""README's tables, made from benchmarks/results: `python -m kpagent.benchmarks.tables README.md`.
+"""The tables of README and docs, made from benchmarks/results and the zoo: `python -m kpagent.benchmarks.tables README.md`.
 
 A page marks the place of a table with `<!-- figures: BENCHMARK PREFIX [PREFIX ...] -->` and `<!-- end -->`; every figure of
-the benchmark whose name begins with one of the prefixes gets a row.
+the benchmark whose name begins with one of the prefixes gets a row. `<!-- tracking: FIGURE [FIGURE ...] -->` marks a table
+with a row for each game and method and a column for each figure, `<!-- zoo -->` what the headers of the shipped weights say.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kpagent.files import write_text
+from kpagent.perception.zoo import shipped
 
 PLACE = re.compile(r"(<!-- figures: (\S+)([^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+TRACKING = re.compile(r"(<!-- tracking: ([^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+ZOO = re.compile(r"(<!-- zoo -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def fill(page: str, results: Path) -> str:
@@ -30,7 +35,13 @@ def fill(page: str, results: Path) -> str:
         result = json.loads((results / f"{benchmark}.json").read_text(encoding="utf-8"))
         return f"{opening}{render(result, prefixes.split())}{end}"
 
-    return PLACE.sub(table, page)
+    def tracking(place: re.Match[str]) -> str:
+        opening, columns, end = place.groups()
+        result = json.loads((results / "tracking.json").read_text(encoding="utf-8"))
+        return f"{opening}{render_tracking(result, columns.split())}{end}"
+
+    page = ZOO.sub(lambda place: f"{place[1]}{render_zoo(shipped())}{place[2]}", PLACE.sub(table, page))
+    return TRACKING.sub(tracking, page)
 
 
 def render(result: dict[str, Any], prefixes: list[str]) -> str:
@@ -40,9 +51,47 @@ def render(result: dict[str, Any], prefixes: list[str]) -> str:
         if name.startswith(tuple(prefixes)) or not prefixes:
             low_high = " to ".join(_number(value) for value in figure.get("ci95", []))
             rows.append(f"| {name} | {_number(figure['value'])} | {low_high} | {figure['unit']} |")
+    return "\n".join([*rows, "", _measured(result), ""])
+
+
+def render_tracking(result: dict[str, Any], columns: list[str]) -> str:
+    """Tracking as a table: a row for each game and method, the mean over seeds and their range in each column."""
+    figures = result["figures"]
+    rows = [f"| game | method | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
+    for path in dict.fromkeys(name.rpartition("/")[0] for name in figures):
+        cells = []
+        for column in columns:
+            figure = figures.get(f"{path}/{column}")
+            seeds = figure.get("per_seed", []) if figure else []
+            spread = f" ({_number(min(seeds))} to {_number(max(seeds))})" if len(seeds) > 1 else ""
+            cells.append(f"{_number(figure['value'])}{spread}" if figure else "")
+        rows.append(f"| {path.replace('/', ' | ')} | {' | '.join(cells)} |")
+    return "\n".join([*rows, "", _measured(result), ""])
+
+
+def render_zoo(headers: Mapping[str, Mapping[str, Any]]) -> str:
+    """The shipped weights as a table, a picture of each and the command that trains it."""
+    rows = [
+        "| name | environment | K | steps | precision@200 | recall@200 | objects tracked | switches per 1,000 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    pictures = []
+    for name, header in headers.items():
+        about = header["provenance"]
+        found = about["tracking"]
+        figures = [found[figure] for figure in ("precision@200", "recall@200", "tracked_fraction", "switches")]
+        steps = f"{about['pretraining']['training']['steps']:,}"
+        cells = [f"`{name}`", about["env"], header["config"]["num_keypoints"], steps, *map(_number, figures)]
+        rows.append(f"| {' | '.join(map(str, cells))} |")
+        pictures += ["", f"### {name}", "", f"![Keypoints of {name}](images/zoo/{name}.png)", "", "```sh"]
+        pictures += [about["command"], "```"]
+    return "\n".join([*rows, *pictures, ""])
+
+
+def _measured(result: Mapping[str, Any]) -> str:
     where = result["machine"]
     note = f"`{result['command']}`, {result['date'][:10]}, {where['cores']} cores of {where['processor']}"
-    return "\n".join([*rows, "", f"{note}{', ' + where['gpu'] if where['gpu'] else ''}.", ""])
+    return f"{note}{', ' + where['gpu'] if where['gpu'] else ''}."
 
 
 def _number(value: float) -> str:

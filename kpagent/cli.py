@@ -24,10 +24,12 @@ from rich.table import Table
 from kpagent.benchmarks.keypoint_distance import KeypointDistance
 from kpagent.benchmarks.pairs import Pairs
 from kpagent.benchmarks.speed import Speed
+from kpagent.benchmarks.tracking import Tracking
 from kpagent.errors import UsageError
 
 if TYPE_CHECKING:
     from kpagent.collect.pairs import FramePairs
+    from kpagent.perception.detector import KeypointDetector
     from kpagent.perception.pretraining import PretrainingConfig
 
 # A pipe has no width of its own, and 80 columns would cut the names of figures.
@@ -42,16 +44,21 @@ class Pretrain:
     """Gymnasium id, such as ALE/Pong-v5."""
     out: Path
     """Folder of the run: weights, checkpoint, TensorBoard logs, frame pairs."""
-    keypoints: int = 8
-    """K, the number of keypoints; a few more than there are moving things."""
+    keypoints: int | None = None
+    """K, the number of keypoints; a few more than there are moving things. 8, or that of --init, if not given."""
+    spare: int = 0
+    """Keypoints to train besides; as many, those that are missed least, are dropped at the end."""
+    method: Literal["transporter", "jakab", "zhang", "pixels"] | None = None
+    """How keypoints are learned; jakab, zhang and pixels are what Transporter is compared with. transporter, or that of
+    --init, if not given."""
+    init: str | None = None
+    """Weights to go on from: a name in the zoo, or the path of a weights file."""
     preset: Literal["fast", "paper"] = "fast"
     """fast learns on a CPU; paper is the published configuration."""
     steps: int | None = None
     """Optimiser steps; the preset's, if not given."""
     normalization: Literal["batch", "instance", "layer"] | None = None
     """Normalisation of the networks; the preset's, if not given."""
-    transport: Literal["features", "pixels"] = "features"
-    """What is moved between frames; pixels is the paper's ablation."""
     balance: float | None = None
     """Weight of rarely moving pixels in the loss, from 0 (plain) to 1; the preset's, if not given."""
     batch_size: int | None = None
@@ -77,15 +84,11 @@ class Pretrain:
 
     def run(self) -> int:
         """Collect (or load) frame pairs, train, and say what was written."""
-        import torch
-
         from kpagent.envs.making import make_vector_env
-        from kpagent.perception.pretraining import PretrainingConfig, pretrain
-        from kpagent.perception.transporter import Transporter, TransporterConfig
+        from kpagent.perception.pretraining import PretrainingConfig, pretrain, require_spare
         from kpagent.training import pick_device
 
-        changes = {"normalization": self.normalization} if self.normalization else {}
-        shape = getattr(TransporterConfig, self.preset)(self.keypoints, transport=self.transport, **changes)
+        model = self._model()
         config = getattr(PretrainingConfig, self.preset)()
         training = replace(config.training, seed=self.seed, precision=self.precision)
         if self.steps is not None:
@@ -95,22 +98,26 @@ class Pretrain:
         config = replace(config, training=training)
         if self.balance is not None:
             config = replace(config, balance=self.balance)
+        config = replace(config, spare=self.spare)
+        require_spare(model, config)
         device = pick_device(self.device)
         make_vector_env(self.env, 1).close()
         if (self.out / "checkpoint.safetensors").exists() and not self.resume:
             raise UsageError(f"{self.out} holds a run already; add --resume to take it up, or choose another --out")
 
-        pairs = self._pairs(shape.image_size, config)
-        torch.manual_seed(self.seed)
-        model = Transporter(shape).to(device)
-        about = {"env": self.env, "pairs": dict(pairs.info)}
-        run = pretrain(model, pairs, config, self.out, provenance=about, resume=self.resume)
+        pairs = self._pairs(model.image_size, config)
+        about: dict[str, Any] = {"env": self.env, "pairs": dict(pairs.info)}
+        if self.init is not None:
+            about["init"] = {"weights": self.init, "provenance": model.provenance}
+        run = pretrain(model.to(device), pairs, config, self.out, provenance=about, resume=self.resume)
         with _bar("pretraining") as bar, _stop_on_interrupt() as stopped, contextlib.closing(run):  # type: ignore[type-var]
             task = bar.add_task("pretraining", total=training.steps)
             for report in run:
                 bar.update(task, completed=report.step)
                 if report.evaluation is not None:
                     seen = report.evaluation
+                    if report.dropped:
+                        bar.console.print(f"dropped keypoints {', '.join(map(str, report.dropped))} of the best weights:")
                     bar.console.print(
                         f"step {report.step}: held-out loss {seen.loss:.6f}, copying the source {seen.copy_loss:.6f}"
                         f" (ratio {seen.loss / seen.copy_loss:.3f})"
@@ -125,6 +132,25 @@ class Pretrain:
             f"wrote {self.out / 'best.safetensors'} (kpagent watch --env {self.env} --weights ... shows it) and logs"
         )
         return 0
+
+    def _model(self) -> KeypointDetector:
+        """A fresh model, or that of --init, which the other flags may not contradict."""
+        from kpagent.perception.methods import load_for_training, method_of, new_detector
+        from kpagent.perception.zoo import find
+
+        if self.init is None:
+            changes = {"normalization": self.normalization} if self.normalization else {}
+            count = (8 if self.keypoints is None else self.keypoints) + self.spare
+            return new_detector(self.method or "transporter", count, preset=self.preset, seed=self.seed, **changes)
+        if self.spare:
+            raise UsageError("--spare is for a fresh start: weights of --init keep the keypoints that they have")
+        model = load_for_training(find(self.init), self.seed)
+        has = {"method": method_of(model), "keypoints": model.num_keypoints, "normalization": model.config.normalization}
+        for name, value in has.items():
+            given = getattr(self, name)
+            if given not in (None, value):
+                raise UsageError(f"{self.init} has {name} {value}, not {given}; leave out --{name}, or --init")
+        return model
 
     def _pairs(self, image_size: int, pretraining: PretrainingConfig) -> FramePairs:
         from kpagent.collect.pairs import FramePairs, PairsConfig
@@ -262,7 +288,8 @@ class Bench:
     benchmark: Annotated[
         Annotated[Speed, tyro.conf.subcommand("speed")]
         | Annotated[KeypointDistance, tyro.conf.subcommand("keypoints")]
-        | Annotated[Pairs, tyro.conf.subcommand("pairs")],
+        | Annotated[Pairs, tyro.conf.subcommand("pairs")]
+        | Annotated[Tracking, tyro.conf.subcommand("tracking")],
         tyro.conf.arg(name=""),
     ]
 

@@ -22,15 +22,19 @@ def cells(ram: np.ndarray) -> np.ndarray:
 
 
 def visible_centre(
-    left: np.ndarray, top: np.ndarray, width: int, height: int, field: tuple[int, int, int, int]
+    left: np.ndarray,
+    top: np.ndarray,
+    width: int | np.ndarray,
+    height: int | np.ndarray,
+    field: tuple[int, int, int, int],
 ) -> np.ndarray:
     """Centre of the part of a rectangle that lies inside the field.
 
     Args:
         left: (...) its first column of pixels.
         top: (...) its first row.
-        width: its columns.
-        height: its rows.
+        width: its columns, of one or of each.
+        height: its rows, of one or of each.
         field: first row, row after the last, first column and column after the last of what can be seen.
 
     Returns:
@@ -41,3 +45,19 @@ def visible_centre(
     left, top = np.maximum(left, first_column), np.maximum(top, first_row)
     centre = np.stack([(left + right) / SCREEN[1] - 1, (top + bottom) / SCREEN[0] - 1], axis=-1)
     return np.where(((right > left) & (bottom > top))[..., None], centre, np.nan)
+
+
+def larger_part(left: np.ndarray, width: int | np.ndarray, first_column: int = 0) -> np.ndarray:
+    """Where a rectangle that leaves the screen on the right and comes in again on the left has the larger part of it.
+
+    Args:
+        left: (...) its first column of pixels, any number; it is taken round the 160 columns of the screen.
+        width: its columns.
+        first_column: the first column that can be seen.
+
+    Returns:
+        (...) the first column that makes `visible_centre` see the larger part: below 160, negative where that is the one on
+        the left.
+    """
+    left = left % SCREEN[1]
+    return np.where(2 * left > 2 * SCREEN[1] - width + first_column, left - SCREEN[1], left)

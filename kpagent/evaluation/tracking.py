@@ -57,7 +57,14 @@ class FrameMatches:
     """Object frames tracked, if each object keeps to one keypoint throughout (IDTP)."""
 
     def __add__(self, other: FrameMatches) -> FrameMatches:
-        return FrameMatches(*(mine + theirs for mine, theirs in zip(self._counts(), other._counts(), strict=True)))
+        return FrameMatches(
+            self.present + other.present,
+            self.tracked + other.tracked,
+            self.switches + other.switches,
+            self.distance + other.distance,
+            self.detected + other.detected,
+            self.identified + other.identified,
+        )
 
     @property
     def tracked_fraction(self) -> float:
@@ -79,9 +86,6 @@ class FrameMatches:
         """2 IDTP / (objects + keypoints); NaN if there are neither."""
         total = self.present + self.detected
         return 2 * self.identified / total if total else float("nan")
-
-    def _counts(self) -> tuple[float, ...]:
-        return self.present, self.tracked, self.switches, self.distance, self.detected, self.identified
 
 
 def trajectory_distances(keypoints: np.ndarray, objects: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Pretraining a Transporter on frame pairs: batches, what the loss weighs, held-out figures, and the run on disk."""
+"""Pretraining a detector on frame pairs: batches, what the loss weighs, held-out figures, and the run on disk."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from kpagent.drawing import contact_sheet, draw_keypoints
 from kpagent.errors import UsageError
 from kpagent.files import write_json
 from kpagent.frames import to_images
+from kpagent.perception.detector import KeypointDetector
+from kpagent.perception.pruning import least_missed
+from kpagent.perception.reconstructor import Reconstructor
 from kpagent.perception.revival import revive
-from kpagent.perception.transporter import Transporter
 from kpagent.training import TrainingConfig, describe, train
 
 STILL = 0.01
@@ -43,7 +45,7 @@ class Pairs(Protocol):
 
 @dataclass(frozen=True)
 class PretrainingConfig:
-    """How a Transporter is pretrained. `paper` and `fast` are the presets."""
+    """How a detector is pretrained. `paper` and `fast` are the presets."""
 
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=6_000, anneal=True))
     """Steps, batch size, learning rate, precision, seed."""
@@ -56,6 +58,8 @@ class PretrainingConfig:
     revive_every: int = 250
     """Steps between two looks for a keypoint that is not missed when it is left out, which is then pointed at what is
     reconstructed worst; during the first 60% of the steps. 0 turns it off."""
+    spare: int = 0
+    """Keypoints that the model has more than are wanted: those that are missed least are dropped at the end."""
     held_out: int = 500
     """Pairs that are never trained on; a tenth of the pairs, where that is less."""
     evaluate_every: int = 500
@@ -78,6 +82,8 @@ class PretrainingConfig:
             raise UsageError(f"balance must be from 0 to 1, not {self.balance}")
         if self.tolerance < 0 or self.revive_every < 0:
             raise UsageError(f"tolerance and revive_every must be at least 0; got {self}")
+        if self.spare < 0:
+            raise UsageError(f"spare must be at least 0, not {self.spare}")
         if self.held_out < 2 or self.evaluate_every < 1:
             raise UsageError(f"held_out must be at least 2 and evaluate_every at least 1; got {self}")
 
@@ -132,7 +138,7 @@ class PairBatches:
             self.constants["tolerance"] = config.tolerance * max(float(copying), 1e-6)
 
     def __call__(self, step: int) -> dict[str, Any]:
-        """`source` and `target`, (N, S, S, 3) uint8, and the constants of `Transporter.loss`."""
+        """Frames, `source` and `target`, (N, S, S, 3) uint8; `weight` and `tolerance`; `seed`, for what a loss draws."""
         return self._draw((self.seed, step), self.batch_size)
 
     def large(self, step: int) -> dict[str, Any]:
@@ -141,7 +147,7 @@ class PairBatches:
 
     def _draw(self, seed: tuple[int, ...], size: int) -> dict[str, Any]:
         index = np.random.default_rng(seed).integers(self.count, size=size)
-        return {"source": self.pairs.source[index], "target": self.pairs.target[index], **self.constants}
+        return {"source": self.pairs.source[index], "target": self.pairs.target[index], "seed": seed, **self.constants}
 
     def held_out(self) -> dict[str, Any]:
         """All held-out pairs as one batch."""
@@ -203,7 +209,7 @@ def copy_loss(source: np.ndarray, target: np.ndarray, weight: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def evaluate(model: Transporter, batch: Mapping[str, Any], *, chunk: int = 64) -> Evaluation:
+def evaluate(model: KeypointDetector, batch: Mapping[str, Any], *, chunk: int = 64) -> Evaluation:
     """Measure a model on held-out pairs.
 
     Args:
@@ -238,11 +244,13 @@ class Report:
     loss: float | None
     """Mean training loss since the last report that had one."""
     evaluation: Evaluation | None
-    """At every `config.evaluate_every`-th step and the last."""
+    """At every `config.evaluate_every`-th step and the last; once more, of what is left, when keypoints were dropped."""
+    dropped: tuple[int, ...] = ()
+    """Spare keypoints that were dropped from the best weights, after the last step."""
 
 
 def pretrain(
-    model: Transporter,
+    model: KeypointDetector,
     pairs: Pairs,
     config: PretrainingConfig,
     out: Path,
@@ -250,13 +258,14 @@ def pretrain(
     provenance: Mapping[str, Any] | None = None,
     resume: bool = False,
 ) -> Iterator[Report]:
-    """Train a Transporter on frame pairs, keeping a run on disk that can be killed and taken up again.
+    """Train a detector on frame pairs, keeping a run on disk that can be killed and taken up again.
 
     In `out`: `config.json`; `checkpoint.safetensors`, the state of the run; `best.safetensors`, the weights with the
-    lowest held-out loss, for `kpagent.load`; `logs/`, for TensorBoard, with keypoints drawn on held-out frames.
+    lowest held-out loss, for `kpagent.load`; `logs/`, for TensorBoard, with keypoints drawn on held-out frames. After the
+    last step, `config.spare` keypoints are dropped from `best.safetensors`, and only there.
 
     Args:
-        model: to train, on its device.
+        model: to train, on its device; it has the spare keypoints too.
         pairs: what to train on.
         config: how.
         out: folder of the run.
@@ -264,9 +273,16 @@ def pretrain(
         resume: take up the run in `out`.
 
     Raises:
-        UsageError: before any work: too few pairs; `out` holds a run and `resume` is not set, or a run of other settings.
+        UsageError: before any work: too few pairs; `out` holds a run and `resume` is not set, or a run of other settings;
+            no keypoint would be left without the spare ones, or the method cannot tell which are missed.
     """
-    settings = {"model": describe(model.config), "pretraining": describe(config), "provenance": dict(provenance or {})}
+    require_spare(model, config)
+    settings = {
+        "method": model.kind,
+        "model": describe(model.config),
+        "pretraining": describe(config),
+        "provenance": dict(provenance or {}),
+    }
     checkpoint = out / "checkpoint.safetensors"
     training_pairs(len(pairs.source), config)
     _claim(out, checkpoint, settings, resume)
@@ -274,12 +290,24 @@ def pretrain(
     held_out = batches.held_out()
     if not checkpoint.exists():
         model.set_background(spread(pairs.target[: batches.count], 400))
-    best = _best_loss(out / "best.safetensors") if checkpoint.exists() else math.inf
+    best = _best_loss(model, out / "best.safetensors") if checkpoint.exists() else math.inf
     return _run(model, batches, held_out, config, out, dict(provenance or {}), best, resume)
 
 
+def require_spare(model: KeypointDetector, config: PretrainingConfig) -> None:
+    """Refuse spare keypoints of which a model cannot tell which are missed, and more of them than it has.
+
+    Raises:
+        UsageError: so it is.
+    """
+    if config.spare and not isinstance(model, Reconstructor):
+        raise UsageError(f"spare must be 0 for {model.kind}, which cannot paint a frame without some of its keypoints")
+    if config.spare >= model.num_keypoints:
+        raise UsageError(f"no keypoint would be left: {model.num_keypoints} in all, {config.spare} to spare")
+
+
 def _run(
-    model: Transporter,
+    model: KeypointDetector,
     batches: PairBatches,
     held_out: Mapping[str, Any],
     config: PretrainingConfig,
@@ -297,7 +325,8 @@ def _run(
         for progress in loop:
             losses.append(progress.metrics["loss"])
             every = config.revive_every
-            if every and progress.step % every == 0 and progress.step <= 0.6 * steps:
+            due = every and progress.step % every == 0 and progress.step <= 0.6 * steps
+            if due and isinstance(model, Reconstructor):
                 revive(model, batches.large(progress.step))
             loss = None
             if progress.step % 20 == 0 or progress.step == steps:
@@ -315,16 +344,36 @@ def _run(
             log.flush()
             if evaluation.loss < best:
                 best = evaluation.loss
-                figures = {"loss": evaluation.loss, "l2": evaluation.l2, "copy_loss": evaluation.copy_loss}
                 model.provenance = provenance | {
                     "steps": progress.step,
                     "seed": config.training.seed,
                     "pretraining": describe(config),
-                    "held_out": figures,
+                    "held_out": _figures(evaluation),
                     "versions": {"kpagent": version("kpagent"), "torch": torch.__version__},
                 }
                 model.save(out / "best.safetensors")
             yield Report(progress.step, loss, evaluation)
+    if config.spare:
+        yield from _drop_spare(model, held_out, config, out / "best.safetensors")
+
+
+def _drop_spare(
+    model: KeypointDetector, held_out: Mapping[str, Any], config: PretrainingConfig, path: Path
+) -> Iterator[Report]:
+    """Drop the spare keypoints from the best weights, unless an earlier end of this run did."""
+    best = type(model).load(path, model.device)
+    if best.num_keypoints != model.num_keypoints or not isinstance(best, Reconstructor):
+        return
+    dropped = least_missed(best, held_out, config.spare)
+    pruned = best.select([k for k in range(best.num_keypoints) if k not in dropped])
+    evaluation = evaluate(pruned, held_out)
+    pruned.provenance = best.provenance | {"held_out": _figures(evaluation), "dropped": list(dropped)}
+    pruned.save(path)
+    yield Report(config.training.steps, None, evaluation, dropped)
+
+
+def _figures(evaluation: Evaluation) -> dict[str, float]:
+    return {"loss": evaluation.loss, "l2": evaluation.l2, "copy_loss": evaluation.copy_loss}
 
 
 def spread(frames: np.ndarray, count: int) -> np.ndarray:
@@ -342,6 +391,8 @@ def _claim(out: Path, checkpoint: Path, settings: Mapping[str, Any], resume: boo
             was = _flat(before)
         except (ValueError, TypeError, KeyError):
             raise UsageError(f"{path} does not say how the run was started; choose another --out") from None
+        # A run from before there were others.
+        was = {"method": "transporter"} | was
         for name, value in _flat(settings).items():
             if was.get(name) != value:
                 raise UsageError(f"the run in {out} has {name} {was.get(name)}, not {value}; resume it as it was started")
@@ -354,14 +405,15 @@ def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a run by name alone."""
     pretraining = dict(settings["pretraining"])
     training = pretraining.pop("training")
-    return settings["model"] | pretraining | training
+    method = {"method": settings["method"]} if "method" in settings else {}
+    return method | settings["model"] | pretraining | training
 
 
-def _best_loss(path: Path) -> float:
-    return float(Transporter.load(path).provenance["held_out"]["loss"]) if path.exists() else math.inf
+def _best_loss(model: KeypointDetector, path: Path) -> float:
+    return float(type(model).load(path).provenance["held_out"]["loss"]) if path.exists() else math.inf
 
 
-def _picture(model: Transporter, frames: np.ndarray) -> np.ndarray:
+def _picture(model: KeypointDetector, frames: np.ndarray) -> np.ndarray:
     shown = spread(frames, 8)
     points = model.encode(shown, features=False).xy.cpu().numpy()
     return contact_sheet([draw_keypoints(frame, xy) for frame, xy in zip(shown, points, strict=True)], columns=4)

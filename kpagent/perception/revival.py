@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from kpagent.frames import fold_patches, to_images
-from kpagent.perception.transporter import Transporter
+from kpagent.perception.reconstructor import Reconstructor
 
 
 @torch.no_grad()
-def revive(model: Transporter, batch: Mapping[str, Any], *, useless: float = 0.02, gain: float = 0.9) -> int | None:
+def revive(model: Reconstructor, batch: Mapping[str, Any], *, useless: float = 0.02, gain: float = 0.9) -> int | None:
     """Point the keypoint that is missed least, if it is hardly missed, at what the model reconstructs worst.
 
     A keypoint whose softmax has settled on something that stands still, or on what another keypoint has already, gets no
@@ -34,22 +34,22 @@ def revive(model: Transporter, batch: Mapping[str, Any], *, useless: float = 0.0
     source, target = (to_images(batch[name], model.image_size, model.device) for name in ("source", "target"))
     weight = batch["weight"].to(target)
 
-    def error(without: int | None = None) -> Tensor:
+    def error(*without: int) -> Tensor:
         return (model.reconstruct(source, target, without=without)[0] - target).square().mean(dim=1, keepdim=True) * weight
 
     now = error()
-    missed = [float(error(without=k).mean()) for k in range(model.num_keypoints)]
+    missed = [float(error(k).mean()) for k in range(model.num_keypoints)]
     index = min(range(model.num_keypoints), key=missed.__getitem__)
     revived = missed[index] < (1 + useless) * float(now.mean())
     if revived:
-        seen = model.keynet.trunk(fold_patches(target, model.config.patch)).float()
+        seen = model.keynet.trunk(model.keynet_input(fold_patches(target, model.config.patch))).float()
         wanted = adaptive_avg_pool2d(now, seen.shape[-2:]).sqrt().flatten()
         _point(model, index, seen, wanted, gain)
     model.train()
     return index if revived else None
 
 
-def _point(model: Transporter, index: int, seen: Tensor, wanted: Tensor, gain: float) -> None:
+def _point(model: Reconstructor, index: int, seen: Tensor, wanted: Tensor, gain: float) -> None:
     """Let the map of a keypoint be the ridge regression of `wanted` (N * H * W,) on KeyNet's features (N, C, H, W)."""
     features = seen.permute(0, 2, 3, 1).flatten(0, 2)
     deviation = features.std(dim=0) + 1e-3

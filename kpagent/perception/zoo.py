@@ -8,24 +8,25 @@ from typing import Any
 
 from kpagent.errors import UsageError
 from kpagent.files import read_header
-from kpagent.perception.transporter import Transporter
+from kpagent.perception.detector import KeypointDetector
+from kpagent.perception.methods import load_detector
 from kpagent.training import pick_device
 
 SHIPPED = Path(__file__).resolve().parent.parent / "weights"
 
 
-def load(name_or_path: str | Path, device: str = "auto") -> Transporter:
+def load(name_or_path: str | Path, device: str = "auto") -> KeypointDetector:
     """A trained model, ready to encode.
 
     Args:
-        name_or_path: a name of the zoo, such as "pong", or the path of a file that `Transporter.save` or
+        name_or_path: a name of the zoo, such as "pong", or the path of a file that a model's `save` or
             `kpagent pretrain` wrote.
         device: where to put it; "auto" is CUDA where there is one, else the CPU.
 
     Raises:
         UsageError: neither a name nor a file, or a file that is damaged, altered or of another kind.
     """
-    return Transporter.load(find(name_or_path), pick_device(device))
+    return load_detector(find(name_or_path), pick_device(device))
 
 
 def find(name_or_path: str | Path) -> Path:

@@ -36,6 +36,12 @@ from kpagent.perception.pretraining import (
     spread,
     training_pairs,
 )
+from kpagent.perception.conditional import ConditionalConfig, ConditionalGenerator
+from kpagent.perception.detector import KeypointDetector
+from kpagent.perception.landmarks import LandmarkAutoencoder, LandmarkConfig
+from kpagent.perception.methods import load_for_training
+from kpagent.perception.pruning import prune, reconstruction_loss
+from kpagent.perception.reconstructor import Reconstructor
 from kpagent.perception.revival import revive
 from kpagent.perception.transporter import Transporter, TransporterConfig
 from kpagent.training import TrainingConfig
@@ -108,6 +114,15 @@ def test_a_batch_is_a_function_of_seed_and_step(tolerance: float) -> None:
     different = [*forwards, PairBatches(pairs, replace(config, training=replace(config.training, seed=1)), SIZE)(0)]
     for one, other in itertools.combinations(different, 2):
         assert not np.array_equal(one["source"], other["source"])
+
+
+def test_what_a_loss_draws_is_a_function_of_seed_and_step() -> None:
+    batches = PairBatches(squares(60), SHORT, SIZE)
+    seeds = [batches(0)["seed"], batches(1)["seed"], batches.large(0)["seed"], batches.large(1)["seed"]]
+    other = PairBatches(squares(60), replace(SHORT, training=replace(SHORT.training, seed=1)), SIZE)(0)["seed"]
+    assert batches(0)["seed"] == seeds[0]
+    assert len({*seeds, other}) == 5
+    assert "seed" not in batches.held_out()
 
 
 @settings(max_examples=20)
@@ -465,8 +480,148 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(tmp_path
     assert_same_file(tmp_path / "best.safetensors", uninterrupted / "best.safetensors")
 
 
+# Other methods
+
+
+def other_model(method: str, keypoints: int = 2, seed: int = 0) -> KeypointDetector:
+    torch.manual_seed(seed)
+    shape: dict[str, Any] = {"image_size": 16, "patch": 2, "filters": (4, 4), "strides": (1, 1)}
+    if method == "zhang":
+        return LandmarkAutoencoder(LandmarkConfig.fast(keypoints, **shape))
+    return ConditionalGenerator(ConditionalConfig.fast(keypoints, **shape))
+
+
+def stopped_and_resumed(out: Path, make: Any, config: PretrainingConfig, stop: int) -> list[Report]:
+    """What the second of two processes reports."""
+    long = replace(config, training=replace(config.training, checkpoint_every_s=3600))
+    loop = pretrain(make(0), squares(60, size=16), long, out)
+    for _ in range(stop):
+        next(loop)
+    loop.close()  # type: ignore[attr-defined]
+    return run(out, long, resume=True, model=make(9))
+
+
+@pytest.mark.parametrize("stop", [3, 14, 30])
+@pytest.mark.parametrize("method", ["jakab", "zhang"])
+def test_every_method_goes_on_where_it_was(tmp_path: Path, method: str, stop: int) -> None:
+    reports = run(tmp_path / "whole", model=other_model(method))
+    assert [report.step for report in reports] == list(range(1, 31))
+    later = stopped_and_resumed(tmp_path / "parts", lambda seed: other_model(method, seed=seed), SHORT, stop)
+    assert [report.step for report in later] == list(range(stop + 1, 31))
+    assert_same_file(tmp_path / "parts" / "checkpoint.safetensors", tmp_path / "whole" / "checkpoint.safetensors")
+    best, expected = (load_tensors(tmp_path / name / "best.safetensors") for name in ("parts", "whole"))
+    assert best[1]["provenance"]["held_out"] == expected[1]["provenance"]["held_out"]
+    assert all(torch.equal(best[0][name], expected[0][name]) for name in expected[0])
+    assert kpagent.load(tmp_path / "whole" / "best.safetensors", device="cpu").kind == method
+
+
+def test_a_run_is_not_resumed_with_another_method(tmp_path: Path, uninterrupted: Path) -> None:
+    run(tmp_path, model=other_model("jakab"))
+    with pytest.raises(UsageError, match=r"^[^\n]*; resume it as it was started$"):
+        run(tmp_path, model=new_model(TINY), resume=True)
+    with pytest.raises(UsageError, match=r"has method transporter, not jakab; resume it as it was started$"):
+        run(uninterrupted, model=other_model("jakab"), resume=True)
+
+
+# Spare keypoints
+
+
+SPARE = replace(SHORT, spare=2)
+MORE = replace(TINY, num_keypoints=4)
+
+
+def spare_model(method: str, seed: int = 0) -> KeypointDetector:
+    return new_model(MORE, seed) if method == "transporter" else other_model(method, 4, seed)
+
+
+@pytest.fixture(scope="module", params=["transporter", "jakab"])
+def pruned(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, list[Report]]:
+    out = tmp_path_factory.mktemp("spare") / request.param
+    return request.param, out, run(out, SPARE, model=spare_model(request.param))
+
+
+def test_spare_keypoints_are_dropped_from_the_best_weights_alone(pruned: tuple[str, Path, list[Report]]) -> None:
+    method, out, reports = pruned
+    best = kpagent.load(out / "best.safetensors", device="cpu")
+    assert best.num_keypoints == 2
+    checkpoint, _ = load_tensors(out / "checkpoint.safetensors")
+    assert checkpoint["model.keynet.1.weight"].shape[0] == 4
+    assert [report.step for report in reports] == [*range(1, 31), 30]
+    assert all(not report.dropped for report in reports[:-1])
+    last = reports[-1]
+    assert last.evaluation is not None
+    assert len(set(last.dropped)) == 2
+    assert best.provenance["dropped"] == list(last.dropped)
+    assert best.provenance["pretraining"]["spare"] == 2
+    held_out = PairBatches(squares(60, size=16), SPARE, 16).held_out()
+    assert evaluate(best, held_out).loss == pytest.approx(last.evaluation.loss, rel=1e-5)
+    assert best.provenance["held_out"]["loss"] == last.evaluation.loss
+
+
+def test_what_is_kept_is_the_best_of_the_run_pruned(pruned: tuple[str, Path, list[Report]], tmp_path: Path) -> None:
+    """The same run, with nothing to drop, leaves the weights that pruning began with."""
+    method, out, reports = pruned
+    run(tmp_path, SHORT, model=spare_model(method))
+    whole = kpagent.load(tmp_path / "best.safetensors", device="cpu")
+    assert isinstance(whole, Reconstructor)
+    held_out = PairBatches(squares(60, size=16), SPARE, 16).held_out()
+    expected = prune(whole, held_out, 2).state_dict()
+    found, _ = load_tensors(out / "best.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    last = reports[-1].evaluation
+    assert last is not None
+    assert last.loss == pytest.approx(reconstruction_loss(whole, held_out, reports[-1].dropped), rel=1e-5)
+
+
+@pytest.mark.parametrize("stop", [3, 14, 30])
+def test_a_run_with_spare_keypoints_goes_on_where_it_was(
+    pruned: tuple[str, Path, list[Report]], tmp_path: Path, stop: int
+) -> None:
+    method, out, _ = pruned
+    later = stopped_and_resumed(tmp_path, lambda seed: spare_model(method, seed), SPARE, stop)
+    assert [report.step for report in later] == [*range(stop + 1, 31), 30]
+    assert_same_file(tmp_path / "checkpoint.safetensors", out / "checkpoint.safetensors")
+    (best, header), (expected, wanted) = (load_tensors(folder / "best.safetensors") for folder in (tmp_path, out))
+    assert all(torch.equal(best[name], expected[name]) for name in expected)
+    for name in ("held_out", "dropped", "steps"):
+        assert header["provenance"][name] == wanted["provenance"][name]
+
+
+def test_resuming_a_finished_run_drops_no_more(pruned: tuple[str, Path, list[Report]]) -> None:
+    method, out, _ = pruned
+    before = {name: value for name, value in contents(out).items() if not name.startswith("logs")}
+    assert run(out, SPARE, resume=True, model=spare_model(method, seed=9)) == []
+    assert before == {name: value for name, value in contents(out).items() if not name.startswith("logs")}
+
+
+def test_spare_keypoints_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^spare must be 0 for zhang, which cannot paint a frame without [^\n]*$"):
+        run(tmp_path / "run", SPARE, model=other_model("zhang", 4))
+    with pytest.raises(UsageError, match=r"^no keypoint would be left: 2 in all, 2 to spare$"):
+        run(tmp_path / "run", SPARE, model=new_model(TINY))
+    assert not (tmp_path / "run").exists()
+
+
+# Going on from weights
+
+
+@pytest.mark.parametrize("inference_only", [False, True])
+def test_training_goes_on_from_weights(tmp_path: Path, inference_only: bool) -> None:
+    run(tmp_path / "first", CONFIG, model=new_model(), pairs=squares(600))
+    learned = kpagent.load(tmp_path / "first" / "best.safetensors", device="cpu")
+    learned.save(tmp_path / "weights.safetensors", inference_only=inference_only)
+    model = load_for_training(tmp_path / "weights.safetensors")
+    config = replace(CONFIG, training=replace(TRAINING, steps=50))
+    later = run(tmp_path / "second", config, model=model, pairs=squares(600, seed=2))
+    fresh = run(tmp_path / "fresh", config, model=new_model(), pairs=squares(600, seed=2))
+    losses = [reports[-1].evaluation.loss for reports in (later, fresh) if reports[-1].evaluation is not None]
+    assert losses[0] < losses[1]
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"balance": -0.1}, {"balance": 1.5}, {"tolerance": -1}, {"held_out": 1}, {"evaluate_every": 0}]
+    "wrong",
+    [{"balance": -0.1}, {"balance": 1.5}, {"tolerance": -1}, {"held_out": 1}, {"evaluate_every": 0}, {"spare": -1}],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=r"^[^\n]*must be [^\n]*$"):

@@ -105,7 +105,7 @@ def test_shipped_weights_are_small_and_hold_what_inference_needs(name: str) -> N
     assert header["inference_only"] is True
     model = kpagent.load(name, device="cpu")
     assert not model.training
-    assert model.refine is None
+    assert model.inference_only
     with pytest.raises(UsageError, match="inference"):
         model.loss({name: np.zeros((2, 84, 84, 3), np.uint8) for name in ("source", "target")})
 

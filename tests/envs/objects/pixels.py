@@ -42,6 +42,12 @@ def centres_of_colour(
     return centres
 
 
+def any_colour(frames: np.ndarray, colours: list[tuple[int, int, int]]) -> np.ndarray:
+    """(N, H, W) bool: where one of the colours is."""
+    codes = frames[..., 0].astype(np.int32) << 16 | frames[..., 1].astype(np.int32) << 8 | frames[..., 2]
+    return np.isin(codes, [red << 16 | green << 8 | blue for red, green, blue in colours])
+
+
 def in_pixels(xy: np.ndarray) -> np.ndarray:
     return (xy + 1) / 2 * (160, 210)
 

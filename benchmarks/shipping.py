@@ -1,0 +1,73 @@
+"""Put trained weights into the zoo, with their tracking figures: `python -m kpagent.benchmarks.shipping GAME WEIGHTS`.
+
+It measures them on held-out play, writes the figures and the command that trains them again into their header, and a
+picture for docs/zoo.md, whose table is made from the headers: `python -m kpagent.benchmarks.tables docs/zoo.md`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from kpagent.benchmarks.games import Game, find_game
+from kpagent.benchmarks.tracked_play import record_play
+from kpagent.benchmarks.tracking import LENGTHS, Track, Tracking
+from kpagent.benchmarks.tracking_pictures import draw_track
+from kpagent.perception.zoo import SHIPPED, load
+
+PICTURES = Path(__file__).resolve().parent.parent / "docs" / "images" / "zoo"
+
+
+def ship(name: str, weights: Path) -> Path:
+    """Measure weights and put what inference needs of them into the zoo.
+
+    Args:
+        name: of the game, and of the weights in the zoo.
+        weights: as `kpagent pretrain` or `kpagent bench tracking` wrote them.
+
+    Returns:
+        The file in the zoo.
+
+    Raises:
+        UsageError: no ground truth for the game, no such weights, or weights of another environment.
+    """
+    from kpagent.errors import UsageError
+
+    game, model = find_game(name), load(weights, "cpu")
+    if model.provenance.get("env") != game.env:
+        raise UsageError(f"{weights} holds keypoints of {model.provenance.get('env')}, not of {game.env}")
+    protocol = Tracking()
+    play = list(record_play(game.env, protocol.episodes, protocol.length, protocol.seed))
+    track = Track.of(model, play, game.epsilon, LENGTHS)
+    figures = {figure: value for figure, (value, _) in track.figures().items()}
+    model.provenance |= {
+        "command": training_command(name, game, model.provenance),
+        "tracking": figures
+        | {"epsilon": game.epsilon, "episodes": protocol.episodes, "length": protocol.length, "seed": protocol.seed},
+    }
+    path = SHIPPED / f"{name}.safetensors"
+    model.save(path, inference_only=True)
+    draw_track(PICTURES / f"{name}.png", play, model, frames=4)
+    return path
+
+
+def training_command(name: str, game: Game, provenance: dict[str, Any]) -> str:
+    """The command that collects the same frame pairs and trains the same weights."""
+    settings, pairs = provenance["pretraining"], provenance["pairs"]["config"]
+    training = settings["training"]
+    flags = {
+        "env": game.env,
+        "keypoints": game.keypoints,
+        "spare": settings["spare"],
+        "steps": training["steps"],
+        "seed": training["seed"],
+        "capacity": pairs["capacity"],
+        "interactions": pairs["interactions"],
+        "out": f"runs/{name}",
+    }
+    return "kpagent pretrain " + " ".join(f"--{flag} {value}" for flag, value in flags.items())
+
+
+if __name__ == "__main__":
+    print(f"wrote {ship(sys.argv[1], Path(sys.argv[2]))}")

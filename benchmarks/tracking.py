@@ -1,0 +1,296 @@
+"""Long-term tracking against ground truth, beside the published baselines (Transporter section 4.1, Figures 2, 4, 9-12)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from kpagent.benchmarks.games import Game
+    from kpagent.benchmarks.tracked_play import TrackedPlay
+    from kpagent.collect.pairs import FramePairs
+
+LENGTHS = (1, 10, 25, 50, 100, 200)
+"""Frames of the trajectories that are compared, as in Figure 4."""
+COST = "cost.json"
+"""Beside the weights of each training: what it took."""
+PUBLISHED = {"pong/transporter/precision@200": 1.0, "pong/transporter/recall@200": 1.0}
+"""The figures that the paper's text states ("100% on pong"); its curves come without numbers."""
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Train every method on the same frame pairs and measure how well its keypoints track the objects of each game.
+
+    Trainings are kept in RUNS and are not repeated; an interrupted one is taken up where it was.
+    """
+
+    games: tuple[str, ...] = ("pong", "frostbite", "ms_pacman", "stack_4")
+    """Games with ground truth: pong, frostbite, ms_pacman, stack_4, breakout, seaquest, montezuma_revenge."""
+    methods: tuple[str, ...] = ("transporter", "jakab", "zhang", "pixels")
+    """transporter, jakab, zhang, pixels."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of the trainings; the frame pairs are the same for all."""
+    steps: int = 2_000
+    """Optimiser steps of each training."""
+    capacity: int | None = None
+    """Frame pairs a game; the game's own, if not given."""
+    interactions: int | None = None
+    """Interactions spent on them; the game's own, if not given."""
+    episodes: int = 20
+    """Episodes of random play measured on, none of which was trained on."""
+    length: int = 200
+    """Frames of each, and the longest trajectory compared."""
+    seed: int = 20_000
+    """Of these episodes."""
+    weights: tuple[str, ...] = ()
+    """Measure these weights, one a game, names or paths, and train nothing."""
+    runs: Path = Path("runs/tracking")
+    """Folder of frame pairs and trainings."""
+    pictures: Path | None = None
+    """Folder for curves and pictures; none are drawn, if not given."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    out: Path = Path("benchmarks/results")
+    """Folder of the result."""
+
+    def run(self, say: Callable[[str], None]) -> dict[str, Any]:
+        """Train what is missing, measure everything; returns the result."""
+        from kpagent.benchmarks.games import find_game
+        from kpagent.benchmarks.results import Measurement
+        from kpagent.benchmarks.tracked_play import record_play
+
+        self._check()
+        lengths = tuple(length for length in LENGTHS if length <= self.length)
+        measurement = Measurement("tracking", self._command())
+        for index, name in enumerate(self.games):
+            game = find_game(name)
+            detectors = self._given(index, name, game) if self.weights else self._trained(name, game, say)
+            play = list(record_play(game.env, self.episodes, self.length, self.seed))
+            found = {
+                method: [Track.of(model, play, game.epsilon, lengths) for model in models]
+                for method, models in detectors.items()
+            }
+            for method, tracks in found.items():
+                _add(measurement, f"{name}/{method}", tracks)
+                costs = [] if self.weights else [self._cost(name, method, seed) for seed in self.seeds]
+                if costs:
+                    cpu = [cost["cpu_s"] for cost in costs]
+                    measurement.add(f"{name}/{method}/train_cpu_s", float(np.mean(cpu)), "s of one core", per_seed=cpu)
+                last = tracks[0].lengths[-1]
+                precision = " ".join(f"{track.precision[-1]:.3f}" for track in tracks)
+                recall = " ".join(f"{track.recall[-1]:.3f}" for track in tracks)
+                say(f"{name} {method}: precision@{last} {precision}, recall@{last} {recall}")
+            if self.pictures is not None:
+                from kpagent.benchmarks.tracking_pictures import draw_methods, draw_track
+
+                first = {method: models[0] for method, models in detectors.items()}
+                draw_methods(self.pictures / f"{name}_methods.png", play, first)
+                draw_track(self.pictures / f"{name}_track.png", play, next(iter(first.values())))
+        result = measurement.result()
+        if self.pictures is not None:
+            from kpagent.benchmarks.tracking_pictures import draw_curves
+
+            draw_curves(self.pictures / "tracking.png", result, lengths)
+        return result
+
+    def _check(self) -> None:
+        from kpagent.benchmarks.games import require_games
+        from kpagent.errors import UsageError
+        from kpagent.perception.methods import METHODS
+
+        require_games(self.games)
+        for name in self.methods:
+            if name not in METHODS:
+                raise UsageError(f"no method {name!r}; there are {', '.join(METHODS)}")
+        checks = {
+            "methods and seeds must each be given at least once": bool(self.methods and self.seeds),
+            "seeds must be different and at least 0": len(set(self.seeds)) == len(self.seeds)
+            and min(self.seeds, default=0) >= 0,
+            "episodes must be at least 1": self.episodes >= 1,
+            "length must be at least 1": self.length >= 1,
+            "weights must be one a game": len(self.weights) in (0, len(self.games)),
+        }
+        for message, holds in checks.items():
+            if not holds:
+                raise UsageError(f"{message}; got {getattr(self, message.split()[0])!r}")
+        if self.pictures is not None:
+            from kpagent.drawing import require_writable
+
+            require_writable(self.pictures / "tracking.png", ".png")
+
+    def _command(self) -> str:
+        parts = [f"kpagent bench tracking --games {' '.join(self.games)}"]
+        if self.weights:
+            parts.append(f"--weights {' '.join(self.weights)}")
+        else:
+            parts.append(f"--methods {' '.join(self.methods)} --seeds {' '.join(map(str, self.seeds))} --steps {self.steps}")
+        return f"{' '.join(parts)} --episodes {self.episodes} --length {self.length} --seed {self.seed}"
+
+    def _given(self, index: int, name: str, game: Game) -> dict[str, list[Any]]:
+        """The weights given for a game."""
+        from kpagent.errors import UsageError
+        from kpagent.perception.zoo import load
+
+        model = load(self.weights[index], self.device)
+        env = model.provenance.get("env")
+        if env not in (None, game.env, *game.kin):
+            raise UsageError(f"{self.weights[index]} holds keypoints of {env}, not of {game.env}, which {name} is")
+        return {model.kind: [model]}
+
+    def _trained(self, name: str, game: Game, say: Callable[[str], None]) -> dict[str, list[Any]]:
+        """Every method and seed, trained unless it is there."""
+        pairs = self._pairs(name, game, say)
+        detectors: dict[str, list[Any]] = {}
+        for seed in self.seeds:
+            for method in self.methods:
+                detectors.setdefault(method, []).append(self._train(name, game, method, seed, pairs, say))
+        return detectors
+
+    def _pairs(self, name: str, game: Game, say: Callable[[str], None]) -> FramePairs:
+        """The frame pairs of a game, collected once."""
+        from kpagent.collect.pairs import FramePairs, PairsConfig, collect_pairs, gather
+        from kpagent.envs.making import copies, make_vector_env
+        from kpagent.errors import UsageError
+
+        path = self.runs / name / "pairs.h5"
+        config = PairsConfig(
+            capacity=self.capacity or game.capacity,
+            interactions=self.interactions or game.interactions,
+            trajectory_length=game.trajectory_length,
+            num_envs=copies(game.env),
+            candidates=min(64, self.capacity or game.capacity),
+        )
+        if path.exists():
+            pairs = FramePairs.load(path)
+            wanted = {"capacity": config.capacity, "interactions": config.interactions}
+            kept = {key: pairs.info["config"].get(key) for key in wanted}
+            if pairs.info.get("env") != game.env or kept != wanted:
+                raise UsageError(
+                    f"{path} holds pairs of {pairs.info.get('env')} with {kept}, not of {game.env} with {wanted};"
+                    " choose another --runs"
+                )
+            return pairs
+        say(f"{name}: collecting {config.capacity} frame pairs")
+        with contextlib.closing(make_vector_env(game.env, config.num_envs)) as env:
+            pairs = gather(collect_pairs(env, config, env_id=game.env))
+        pairs.save(path)
+        return pairs
+
+    def _folder(self, name: str, method: str, seed: int) -> Path:
+        return self.runs / name / method / f"seed_{seed}"
+
+    def _cost(self, name: str, method: str, seed: int) -> dict[str, Any]:
+        """Steps that a run has taken, and what they cost; what a kill interrupted is not in it."""
+        path = self._folder(name, method, seed) / COST
+        nothing = {"steps": 0, "wall_s": 0.0, "cpu_s": 0.0}
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else nothing
+
+    def _train(self, name: str, game: Game, method: str, seed: int, pairs: FramePairs, say: Callable[[str], None]) -> Any:
+        """The detector of one run, trained unless it is there."""
+        import dataclasses
+
+        from kpagent.files import write_json
+        from kpagent.perception.methods import new_detector
+        from kpagent.perception.pretraining import PretrainingConfig, pretrain
+        from kpagent.perception.zoo import load
+        from kpagent.training import pick_device
+
+        folder, spent = self._folder(name, method, seed), self._cost(name, method, seed)
+        if spent["steps"] < self.steps:
+            spare = 0 if method == "zhang" else game.spare
+            config = PretrainingConfig.fast(spare=spare)
+            config = dataclasses.replace(config, training=dataclasses.replace(config.training, steps=self.steps, seed=seed))
+            model = new_detector(method, game.keypoints + spare, seed=seed).to(pick_device(self.device))
+            run = pretrain(
+                model, pairs, config, folder, provenance={"env": game.env, "pairs": dict(pairs.info)}, resume=True
+            )
+            wall, cpu = time.monotonic(), time.process_time()
+            try:
+                with contextlib.closing(run):  # type: ignore[type-var]
+                    for report in run:
+                        spent["steps"] = report.step
+                        if report.evaluation is not None:
+                            ratio = report.evaluation.loss / report.evaluation.copy_loss
+                            say(f"{name} {method} seed {seed}: step {report.step}, held-out loss over copying {ratio:.3f}")
+            finally:
+                spent["wall_s"] += time.monotonic() - wall
+                spent["cpu_s"] += time.process_time() - cpu
+                write_json(folder / COST, spent)
+        return load(str(folder / "best.safetensors"), self.device)
+
+
+@dataclass(frozen=True)
+class Track:
+    """How one detector tracks the objects of a game."""
+
+    lengths: tuple[int, ...]
+    """Frames of the trajectories compared."""
+    precision: tuple[float, ...]
+    """At each length."""
+    recall: tuple[float, ...]
+    """At each length."""
+    tracked_fraction: float
+    """Of the object frames, those with a keypoint of their own within ε."""
+    switches_per_1000: float
+    """Identity switches in 1,000 object frames."""
+    idf1: float
+    """The identity score."""
+    distance: float
+    """Mean distance of the objects tracked."""
+
+    @classmethod
+    def of(cls, model: Any, play: Sequence[TrackedPlay], epsilon: float, lengths: Sequence[int]) -> Track:
+        """Measure a perception model on recorded play."""
+        from kpagent.evaluation.tracking import FrameMatches, TrajectoryMatches, follow, track
+
+        windows = dict.fromkeys(lengths, TrajectoryMatches())
+        frames = FrameMatches()
+        for stretch in play:
+            xy = encode(model, stretch.frames)
+            for length, matches in track(xy, stretch.objects, epsilon, lengths).items():
+                windows[length] += matches
+            frames += follow(xy, stretch.objects, epsilon)
+        return cls(
+            tuple(lengths),
+            tuple(windows[length].precision for length in lengths),
+            tuple(windows[length].recall for length in lengths),
+            frames.tracked_fraction,
+            frames.switches_per_1000,
+            frames.idf1,
+            frames.mean_distance,
+        )
+
+    def figures(self) -> Mapping[str, tuple[float, str]]:
+        """Every figure with its unit, by the last part of its name."""
+        named = {f"precision@{length}": (value, "") for length, value in zip(self.lengths, self.precision, strict=True)}
+        named |= {f"recall@{length}": (value, "") for length, value in zip(self.lengths, self.recall, strict=True)}
+        return named | {
+            "tracked_fraction": (self.tracked_fraction, ""),
+            "switches": (self.switches_per_1000, "per 1,000 object frames"),
+            "idf1": (self.idf1, ""),
+            "distance": (self.distance, ""),
+        }
+
+
+def encode(model: Any, frames: np.ndarray) -> np.ndarray:
+    """Keypoints (T, K, 2) of frames (T, H, W, 3), 64 at a time."""
+    parts = [model.encode(frames[i : i + 64], features=False).numpy().xy for i in range(0, len(frames), 64)]
+    return np.concatenate(parts)
+
+
+def _add(measurement: Any, path: str, tracks: Sequence[Track]) -> None:
+    for figure in tracks[0].figures():
+        per_seed = [track.figures()[figure][0] for track in tracks]
+        if not np.isfinite(per_seed).all():
+            continue
+        unit = tracks[0].figures()[figure][1]
+        name = f"{path}/{figure}"
+        measurement.add(name, float(np.mean(per_seed)), unit, per_seed=per_seed, paper=PUBLISHED.get(name))
