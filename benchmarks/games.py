@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,22 +29,46 @@ class Game:
     """Spent on collecting them."""
     trajectory_length: int = 100
     """Of the trajectories that the pairs come from, in interactions."""
+    mix: float = 0.0
+    """Share of the pairs whose frames come from different episodes."""
+    difference: bool = False
+    """Whether Ψ sees the frame without its background: where things that look different roam the whole screen."""
     kin: tuple[str, ...] = ()
     """Environments with the same objects, whose weights may be measured here too."""
 
 
 GAMES: dict[str, Game] = {
-    "pong": Game("ALE/Pong-v5", 3, 3, 0.20, published=True, capacity=8_000, interactions=1_200_000),
+    "pong": Game("ALE/Pong-v5", 3, 3, 0.20, published=True, capacity=8_000, interactions=1_200_000, difference=True),
     "frostbite": Game("ALE/Frostbite-v5", 14, 4, 0.20, published=True),
-    "ms_pacman": Game("ALE/MsPacman-v5", 5, 3, 0.15, published=True),
+    "ms_pacman": Game("ALE/MsPacman-v5", 5, 3, 0.15, published=True, difference=True),
     "stack_4": Game(
-        "kpagent/Stacker4-v0", 8, 2, 0.15, published=True, capacity=3_000, interactions=180_000, trajectory_length=50
+        "kpagent/Stacker4-v0",
+        8,
+        2,
+        0.15,
+        published=True,
+        capacity=3_000,
+        interactions=180_000,
+        trajectory_length=50,
+        mix=1.0,
     ),
     "breakout": Game("ALE/Breakout-v5", 2, 4, 0.20),
     "seaquest": Game("ALE/Seaquest-v5", 8, 2, 0.20),
     "montezuma_revenge": Game("ALE/MontezumaRevenge-v5", 3, 3, 0.15),
 }
 """By the name of their weights in the zoo."""
+
+VARIANTS: dict[str, Game] = {
+    name: dataclasses.replace(
+        GAMES[of], env=env, published=False, capacity=3_000, interactions=300_000, kin=(GAMES[of].env,)
+    )
+    for name, of, env in (
+        ("pong_sliding", "pong", "kpagent/PongSliding-v0"),
+        ("breakout_half_wall", "breakout", "kpagent/BreakoutHalfWall-v0"),
+        ("montezuma_second_room", "montezuma_revenge", "kpagent/MontezumaSecondRoom-v0"),
+    )
+}
+"""What random play in these games never shows: a background that moves, and screens that come later."""
 
 
 def find_game(name: str) -> Game:
@@ -52,9 +77,10 @@ def find_game(name: str) -> Game:
     Raises:
         UsageError: there is none with ground truth.
     """
-    if name not in GAMES:
-        raise UsageError(f"no ground truth for {name!r}; there is for {', '.join(GAMES)}")
-    return GAMES[name]
+    known = GAMES | VARIANTS
+    if name not in known:
+        raise UsageError(f"no ground truth for {name!r}; there is for {', '.join(known)}")
+    return known[name]
 
 
 def require_games(names: Sequence[str]) -> None:

@@ -64,9 +64,12 @@ def training_command(name: str, game: Game, provenance: dict[str, Any]) -> str:
         "seed": training["seed"],
         "capacity": pairs["capacity"],
         "interactions": pairs["interactions"],
+        "trajectory-length": pairs["trajectory_length"],
+        "mix": settings["mix"],
         "out": f"runs/{name}",
     }
-    return "kpagent pretrain " + " ".join(f"--{flag} {value}" for flag, value in flags.items())
+    switches = ["--difference"] if game.difference else []
+    return " ".join(["kpagent pretrain", *(f"--{flag} {value}" for flag, value in flags.items()), *switches])
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class TrackedPlay:
 
 
 def record_play(env_id: str, episodes: int, length: int, seed: int) -> Iterator[TrackedPlay]:
-    """Stretches of random play, one an episode, each starting anywhere in its episode.
+    """Stretches of random play, one an episode, each from somewhere near its start.
 
     Args:
         env_id: an environment with ground truth.
@@ -53,9 +53,8 @@ def record_play(env_id: str, episodes: int, length: int, seed: int) -> Iterator[
         found = short = longest = 0
         while found < episodes:
             observation, _ = env.reset(seed=int(rng.integers(2**31)))
-            # As many interactions as are left out at the start, so a stretch begins anywhere, with no memory of what is not
-            # in it.
-            wait = int(rng.integers(length))
+            # Interactions before the stretch, so that not all begin as an episode does.
+            wait = int(rng.integers(length // 4 + 1))
             frames: list[np.ndarray] = []
             places: list[np.ndarray] = []
             names: tuple[str, ...] = ()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +16,6 @@ if TYPE_CHECKING:
 
 LENGTHS = (1, 10, 25, 50, 100, 200)
 """Frames of the trajectories that are compared, as in Figure 4."""
-COST = "cost.json"
-"""Beside the weights of each training: what it took."""
 PUBLISHED = {"pong/transporter/precision@200": 1.0, "pong/transporter/recall@200": 1.0}
 """The figures that the paper's text states ("100% on pong"); its curves come without numbers."""
 
@@ -66,6 +61,7 @@ class Tracking:
         from kpagent.benchmarks.games import find_game
         from kpagent.benchmarks.results import Measurement
         from kpagent.benchmarks.tracked_play import record_play
+        from kpagent.benchmarks.training_runs import cost
 
         self._check()
         lengths = tuple(length for length in LENGTHS if length <= self.length)
@@ -80,9 +76,8 @@ class Tracking:
             }
             for method, tracks in found.items():
                 _add(measurement, f"{name}/{method}", tracks)
-                costs = [] if self.weights else [self._cost(name, method, seed) for seed in self.seeds]
-                if costs:
-                    cpu = [cost["cpu_s"] for cost in costs]
+                if not self.weights:
+                    cpu = [cost(self._folder(name, method, seed))["cpu_s"] for seed in self.seeds]
                     measurement.add(f"{name}/{method}/train_cpu_s", float(np.mean(cpu)), "s of one core", per_seed=cpu)
                 last = tracks[0].lengths[-1]
                 precision = " ".join(f"{track.precision[-1]:.3f}" for track in tracks)
@@ -147,84 +142,35 @@ class Tracking:
 
     def _trained(self, name: str, game: Game, say: Callable[[str], None]) -> dict[str, list[Any]]:
         """Every method and seed, trained unless it is there."""
-        pairs = self._pairs(name, game, say)
+        from kpagent.benchmarks.training_runs import pairs_once
+
+        sizes = {"capacity": self.capacity, "interactions": self.interactions}
+        pairs = pairs_once(self.runs / name / "pairs.h5", game, say, **sizes)
         detectors: dict[str, list[Any]] = {}
         for seed in self.seeds:
             for method in self.methods:
                 detectors.setdefault(method, []).append(self._train(name, game, method, seed, pairs, say))
         return detectors
 
-    def _pairs(self, name: str, game: Game, say: Callable[[str], None]) -> FramePairs:
-        """The frame pairs of a game, collected once."""
-        from kpagent.collect.pairs import FramePairs, PairsConfig, collect_pairs, gather
-        from kpagent.envs.making import copies, make_vector_env
-        from kpagent.errors import UsageError
+    def _train(self, name: str, game: Game, method: str, seed: int, pairs: FramePairs, say: Callable[[str], None]) -> Any:
+        from kpagent.benchmarks.training_runs import fast_config, train_once
+        from kpagent.perception.methods import new_detector
 
-        path = self.runs / name / "pairs.h5"
-        config = PairsConfig(
-            capacity=self.capacity or game.capacity,
-            interactions=self.interactions or game.interactions,
-            trajectory_length=game.trajectory_length,
-            num_envs=copies(game.env),
-            candidates=min(64, self.capacity or game.capacity),
+        # Zhang's method paints single frames with all its landmarks: none can be spared, and a warped frame has no median.
+        plain = method == "zhang"
+        spare = 0 if plain else game.spare
+        changes: dict[str, Any] = {"difference": True} if game.difference and not plain else {}
+        return train_once(
+            self._folder(name, method, seed),
+            lambda: new_detector(method, game.keypoints + spare, seed=seed, **changes),
+            pairs,
+            fast_config(self.steps, seed, spare=spare, mix=game.mix),
+            say,
+            self.device,
         )
-        if path.exists():
-            pairs = FramePairs.load(path)
-            wanted = {"capacity": config.capacity, "interactions": config.interactions}
-            kept = {key: pairs.info["config"].get(key) for key in wanted}
-            if pairs.info.get("env") != game.env or kept != wanted:
-                raise UsageError(
-                    f"{path} holds pairs of {pairs.info.get('env')} with {kept}, not of {game.env} with {wanted};"
-                    " choose another --runs"
-                )
-            return pairs
-        say(f"{name}: collecting {config.capacity} frame pairs")
-        with contextlib.closing(make_vector_env(game.env, config.num_envs)) as env:
-            pairs = gather(collect_pairs(env, config, env_id=game.env))
-        pairs.save(path)
-        return pairs
 
     def _folder(self, name: str, method: str, seed: int) -> Path:
         return self.runs / name / method / f"seed_{seed}"
-
-    def _cost(self, name: str, method: str, seed: int) -> dict[str, Any]:
-        """Steps that a run has taken, and what they cost; what a kill interrupted is not in it."""
-        path = self._folder(name, method, seed) / COST
-        nothing = {"steps": 0, "wall_s": 0.0, "cpu_s": 0.0}
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else nothing
-
-    def _train(self, name: str, game: Game, method: str, seed: int, pairs: FramePairs, say: Callable[[str], None]) -> Any:
-        """The detector of one run, trained unless it is there."""
-        import dataclasses
-
-        from kpagent.files import write_json
-        from kpagent.perception.methods import new_detector
-        from kpagent.perception.pretraining import PretrainingConfig, pretrain
-        from kpagent.perception.zoo import load
-        from kpagent.training import pick_device
-
-        folder, spent = self._folder(name, method, seed), self._cost(name, method, seed)
-        if spent["steps"] < self.steps:
-            spare = 0 if method == "zhang" else game.spare
-            config = PretrainingConfig.fast(spare=spare)
-            config = dataclasses.replace(config, training=dataclasses.replace(config.training, steps=self.steps, seed=seed))
-            model = new_detector(method, game.keypoints + spare, seed=seed).to(pick_device(self.device))
-            run = pretrain(
-                model, pairs, config, folder, provenance={"env": game.env, "pairs": dict(pairs.info)}, resume=True
-            )
-            wall, cpu = time.monotonic(), time.process_time()
-            try:
-                with contextlib.closing(run):  # type: ignore[type-var]
-                    for report in run:
-                        spent["steps"] = report.step
-                        if report.evaluation is not None:
-                            ratio = report.evaluation.loss / report.evaluation.copy_loss
-                            say(f"{name} {method} seed {seed}: step {report.step}, held-out loss over copying {ratio:.3f}")
-            finally:
-                spent["wall_s"] += time.monotonic() - wall
-                spent["cpu_s"] += time.process_time() - cpu
-                write_json(folder / COST, spent)
-        return load(str(folder / "best.safetensors"), self.device)
 
 
 @dataclass(frozen=True)

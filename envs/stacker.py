@@ -36,9 +36,9 @@ def make_stacker(*, render_mode: str | None = "rgb_array", height: int = 84, wid
     is the sum over the four steps, each in [0, 1]. Observations are DeepMind Control's; frames come from `render`.
 
     The camera is the suite's fixed one, moved and zoomed from 1.12 m to 0.8 m of the scene: x in [-0.35, 0.45] and z in
-    [-0.03, 0.77], for a square picture. A box is then 4.6 of 84 pixels wide in place of 3.3. Under random actions each of the
-    boxes and links was inside for at least 0.93 of 5,000 frames, 0.98 on average; any closer, and the hand is
-    often outside. Shadows and reflections are off: a frame takes 6 ms in place of 22 on one core without a GPU.
+    [-0.03, 0.77], for a square picture. A box is then 4.6 of 84 pixels wide in place of 3.3. Under random actions each of
+    the boxes and links was inside for at least 0.93 of 5,000 frames, 0.98 on average; any closer, and the hand is often
+    outside. Shadows and reflections are off: a frame takes 6 ms in place of 22 on one core without a GPU.
 
     Args:
         render_mode: "rgb_array", or None for an environment that cannot render.

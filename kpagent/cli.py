@@ -23,6 +23,7 @@ from rich.table import Table
 
 from kpagent.benchmarks.keypoint_distance import KeypointDistance
 from kpagent.benchmarks.pairs import Pairs
+from kpagent.benchmarks.robustness import Robustness
 from kpagent.benchmarks.speed import Speed
 from kpagent.benchmarks.tracking import Tracking
 from kpagent.errors import UsageError
@@ -59,6 +60,12 @@ class Pretrain:
     """Optimiser steps; the preset's, if not given."""
     normalization: Literal["batch", "instance", "layer"] | None = None
     """Normalisation of the networks; the preset's, if not given."""
+    difference: bool = False
+    """Let keypoints be found in what differs from the median frame: for things that look different and roam everywhere."""
+    align: bool = False
+    """Move the source frame as the picture as a whole moves, so that a background that slides needs no keypoints."""
+    mix: float = 0.0
+    """Share of the pairs whose frames come from different episodes: for things that lie still within one."""
     balance: float | None = None
     """Weight of rarely moving pixels in the loss, from 0 (plain) to 1; the preset's, if not given."""
     batch_size: int | None = None
@@ -71,6 +78,8 @@ class Pretrain:
     """Frame pairs to keep when collecting; the preset's, if not given."""
     interactions: int | None = None
     """Interactions to spend on collecting; the preset's, if not given."""
+    trajectory_length: int | None = None
+    """Most interactions between the frames of a pair; the preset's, if not given."""
     actors: int = 0
     """Ray workers that collect; 0 collects in this process, without Ray."""
     ray_address: str | None = None
@@ -98,7 +107,7 @@ class Pretrain:
         config = replace(config, training=training)
         if self.balance is not None:
             config = replace(config, balance=self.balance)
-        config = replace(config, spare=self.spare)
+        config = replace(config, spare=self.spare, mix=self.mix)
         require_spare(model, config)
         device = pick_device(self.device)
         make_vector_env(self.env, 1).close()
@@ -138,13 +147,15 @@ class Pretrain:
         from kpagent.perception.methods import load_for_training, method_of, new_detector
         from kpagent.perception.zoo import find
 
+        changes: dict[str, Any] = {name: True for name in ("difference", "align") if getattr(self, name)}
         if self.init is None:
-            changes = {"normalization": self.normalization} if self.normalization else {}
+            if self.normalization:
+                changes |= {"normalization": self.normalization}
             count = (8 if self.keypoints is None else self.keypoints) + self.spare
             return new_detector(self.method or "transporter", count, preset=self.preset, seed=self.seed, **changes)
         if self.spare:
             raise UsageError("--spare is for a fresh start: weights of --init keep the keypoints that they have")
-        model = load_for_training(find(self.init), self.seed)
+        model = load_for_training(find(self.init), self.seed, **changes)
         has = {"method": method_of(model), "keypoints": model.num_keypoints, "normalization": model.config.normalization}
         for name, value in has.items():
             given = getattr(self, name)
@@ -155,6 +166,7 @@ class Pretrain:
     def _pairs(self, image_size: int, pretraining: PretrainingConfig) -> FramePairs:
         from kpagent.collect.pairs import FramePairs, PairsConfig
         from kpagent.drawing import require_writable
+        from kpagent.envs.making import copies
         from kpagent.perception.pretraining import training_pairs
 
         path = self.pairs or self.out / "pairs.h5"
@@ -166,11 +178,13 @@ class Pretrain:
             console.print(f"read {len(pairs)} frame pairs of {pairs.info.get('env')} from {path}")
             return pairs
         config = PairsConfig.paper() if self.preset == "paper" else PairsConfig()
-        config = replace(config, image_size=image_size, seed=self.seed)
+        config = replace(config, image_size=image_size, seed=self.seed, num_envs=copies(self.env))
         if self.capacity is not None:
             config = replace(config, capacity=self.capacity, candidates=min(config.candidates, self.capacity))
         if self.interactions is not None:
             config = replace(config, interactions=self.interactions)
+        if self.trajectory_length is not None:
+            config = replace(config, trajectory_length=self.trajectory_length)
         # What would fail only after an hour of collecting.
         training_pairs(config.capacity, pretraining)
         require_writable(path, ".h5")
@@ -265,17 +279,18 @@ class Zoo:
     """List the shipped weights with their figures."""
 
     def run(self) -> int:
-        """Print the table."""
+        """Print the table; precision and recall are those of tracks of 200 frames."""
         from kpagent.perception.zoo import shipped
 
-        table = Table("name", "environment", "K", "image", "steps", "held-out loss / copying", "mean distance to objects")
+        table = Table("name", "environment", "K", "image", "steps", "held-out loss / copying", "precision", "recall")
         for name, header in shipped().items():
             config, about = header["config"], header["provenance"]
             held_out = about.get("held_out", {})
             ratio = f"{held_out['loss'] / held_out['copy_loss']:.3f}" if held_out else ""
-            distances = ", ".join(f"{what} {value:.3f}" for what, value in about.get("distance", {}).items())
+            found = about.get("tracking", {})
+            scores = [f"{found[f'{name}@200']:.2f}" if found else "" for name in ("precision", "recall")]
             size = f"{config['image_size']}×{config['image_size']}"
-            row = (name, about.get("env", ""), config["num_keypoints"], size, about.get("steps", ""), ratio, distances)
+            row = (name, about.get("env", ""), config["num_keypoints"], size, about.get("steps", ""), ratio, *scores)
             table.add_row(*map(str, row))
         console.print(table)
         return 0
@@ -289,7 +304,8 @@ class Bench:
         Annotated[Speed, tyro.conf.subcommand("speed")]
         | Annotated[KeypointDistance, tyro.conf.subcommand("keypoints")]
         | Annotated[Pairs, tyro.conf.subcommand("pairs")]
-        | Annotated[Tracking, tyro.conf.subcommand("tracking")],
+        | Annotated[Tracking, tyro.conf.subcommand("tracking")]
+        | Annotated[Robustness, tyro.conf.subcommand("robustness")],
         tyro.conf.arg(name=""),
     ]
 

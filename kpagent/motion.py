@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 _BANDWIDTHS = (0.2, 0.05)
-"""Standard deviations, in cycles a pixel, of the weights of frequencies. The first, of 0.1 to 0.4, left the smallest errors on
+"""Standard deviations, in cycles a pixel, of the weights of frequencies. The first left the smallest errors of 0.1 to 0.4 on
 Pong over a sliding texture at 84x84; the second is for layers so smooth that sharp, small parts own higher frequencies."""
 
 _PEAKS = 2

@@ -21,6 +21,7 @@ import kpagent
 from kpagent.cli import main
 from kpagent.collect.pairs import FramePairs
 from kpagent.files import load_tensors
+from kpagent.perception.methods import method_of
 from kpagent.perception.transporter import Transporter, TransporterConfig
 
 PONG = ("--env", "ALE/Pong-v5")
@@ -116,6 +117,7 @@ def test_every_command_explains_itself(command: str, mentioned: tuple[str, ...],
 
 
 PRETRAIN = ("pretrain", *PONG, "--out", "new")
+INIT = (*PRETRAIN, "--init", "good.safetensors")
 WATCH = ("watch", *PONG, "--weights", "good.safetensors")
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 
@@ -129,8 +131,19 @@ MISTAKES = [
     (["pretrain", "--env", "ALE/Pog-v5", "--out", "new"], "no environment called 'ALE/Pog-v5'; did you mean ALE/Pong-v5"),
     (["pretrain", "--env", "Nothing", "--out", "new"], "no environment called 'Nothing'"),
     ([*PRETRAIN, "--keypoints", "0"], "num_keypoints must be a whole number from 1 to 256; got 0"),
-    ([*PRETRAIN, "--keypoints", "few"], "Error parsing --keypoints: invalid literal for int() with base 10: 'few'"),
+    ([*PRETRAIN, "--keypoints", "few"], "Error parsing --keypoints: no type matching"),
     ([*PRETRAIN, "--preset", "huge"], "invalid choice 'huge' for argument '--preset'"),
+    ([*PRETRAIN, "--method", "sift"], "invalid choice 'sift' for argument '--method'"),
+    ([*PRETRAIN, "--spare", "-1"], "spare must be at least 0, not -1"),
+    ([*PRETRAIN, "--spare", "250"], "num_keypoints must be a whole number from 1 to 256; got 258"),
+    ([*PRETRAIN, "--method", "zhang", "--spare", "2"], "spare must be 0 for zhang, which cannot paint a frame without some"),
+    ([*PRETRAIN, "--init", "qbert"], "no weights called 'qbert'"),
+    ([*PRETRAIN, "--init", "none.safetensors"], "no weights file at none.safetensors"),
+    ([*PRETRAIN, "--init", "run/checkpoint.safetensors", "--device", "abacus"], "no device 'abacus'"),
+    ([*INIT, "--spare", "2"], "--spare is for a fresh start: weights of --init keep the keypoints that they have"),
+    ([*INIT, "--keypoints", "4"], "good.safetensors has keypoints 3, not 4; leave out --keypoints, or --init"),
+    ([*INIT, "--method", "jakab"], "good.safetensors has method transporter, not jakab; leave out --method, or --init"),
+    ([*INIT, "--normalization", "layer"], "good.safetensors has normalization batch, not layer; leave out --normalization"),
     ([*PRETRAIN, "--steps", "0"], "steps must be at least 1; got 0"),
     ([*PRETRAIN, "--batch-size", "1"], "batch_size must be at least 2; got 1"),
     ([*PRETRAIN, "--balance", "2"], "balance must be from 0 to 1, not 2.0"),
@@ -298,6 +311,40 @@ def press_control_c(once: Callable[[], bool]) -> threading.Thread:
     thread = threading.Thread(target=press, daemon=True)
     thread.start()
     return thread
+
+
+SHORT = ("--pairs", "pong.h5", "--steps", "2", "--batch-size", "2", "--precision", "float32", "--device", "cpu")
+
+
+@pytest.mark.parametrize("method", ["jakab", "zhang", "pixels"])
+def test_other_methods_are_pretrained(here: Path, capsys: pytest.CaptureFixture[str], method: str) -> None:
+    assert run("pretrain", *PONG, *SHORT, "--method", method, "--keypoints", "2", "--out", method) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"wrote {method}/best.safetensors")
+    model = kpagent.load(f"{method}/best.safetensors", device="cpu")
+    assert (method_of(model), model.num_keypoints) == (method, 2)
+
+
+def test_spare_keypoints_are_dropped_and_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("pretrain", *PONG, *SHORT, "--keypoints", "2", "--spare", "1", "--out", "spare") == 0
+    printed = capsys.readouterr().out
+    model = kpagent.load("spare/best.safetensors", device="cpu")
+    assert model.num_keypoints == 2
+    assert f"dropped keypoints {model.provenance['dropped'][0]} of the best weights:" in printed
+    assert printed.count("step 2: held-out loss") == 2
+
+
+def test_pretraining_goes_on_from_weights(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ("pretrain", *PONG, *SHORT, "--init", "good.safetensors", "--out", "later")
+    assert run(*command) == 0
+    model = kpagent.load("later/best.safetensors", device="cpu")
+    assert (model.num_keypoints, model.inference_only) == (3, False)
+    assert model.provenance["init"] == {"weights": "good.safetensors", "provenance": {}}
+    assert run(*command, "--resume") == 0
+    again = ("pretrain", *PONG, *SHORT, "--init", "later/best.safetensors", "--keypoints", "3", "--out", "last")
+    assert run(*again, "--method", "transporter", "--normalization", "batch") == 0
+    init = kpagent.load("last/best.safetensors", device="cpu").provenance["init"]
+    assert init == {"weights": "later/best.safetensors", "provenance": model.provenance}
+    assert capsys.readouterr().err == ""
 
 
 def test_control_c_keeps_a_pretraining_that_goes_on_with_resume(here: Path) -> None:

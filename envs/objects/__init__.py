@@ -48,8 +48,8 @@ def locate_objects(env: gym.Env[Any, Any]) -> dict[str, np.ndarray]:
         env: an environment with ground truth, wrapped or not, after `reset`.
 
     Returns:
-        (2,) float64 (x, y) in [-1, 1] for each object, always the same ones in the same order; NaN for one that is not on the
-        screen.
+        (2,) float64 (x, y) in [-1, 1] for each object, always the same ones in the same order; NaN for one that is not on
+        the screen.
 
     Raises:
         UsageError: there is no ground truth for this environment.

@@ -16,10 +16,11 @@ _JUMPING, _FALLING, _SPLAT, _STRUCK = 6, 8, 22, 30
 def montezuma_revenge_objects(ram: np.ndarray) -> dict[str, np.ndarray]:
     """Centres of the player, the rolling skull and the key of Montezuma's Revenge.
 
-    The places are the pixels' of the first room (1). The RAM holds the player's place in the frame to come: rows are put back
-    by the speed of a jump or a fall, so that a walking or climbing player is one row or column ahead at most; only the first
-    frame of a death may be some rows off. In other rooms the player is right to one row and the key to two, the skull is
-    read in room 5 only, and no other enemies or things to collect are. The cells after OCAtari (Delfosse et al. 2023).
+    Places are the pixels' in the first room (1). The RAM holds the player's place in the frame to come: rows are put back
+    by the speed of a jump or a fall, so a walking or climbing player is one row or column ahead at most; only the first
+    frame of a death may be some rows off. In other rooms the player is right to one row, the key's row is right to two,
+    the skull is read in room 5 only, and other enemies and things to collect are not. The cells after OCAtari (Delfosse et
+    al. 2023).
 
     Args:
         ram: (..., 128) uint8.

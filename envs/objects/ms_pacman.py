@@ -1,4 +1,7 @@
-"""The objects of Ms. Pac-Man, read from its RAM: cells after OCAtari (Delfosse et al. 2023), the rest from the game's code."""
+"""The objects of Ms. Pac-Man, read from its RAM: cells after OCAtari (Delfosse et al. 2023).
+
+How ghosts move and take turns to be drawn is read from the game's own code and checked against pixels.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def ms_pacman_objects(ram: np.ndarray) -> dict[str, np.ndarray]:
 
     The console has one sprite for four ghosts and one for player and fruit. Where they come close to each other's rows the
     game shows them in turn, frame by frame: one whose turn it is not is absent. What a frame shows was chosen at the end of
-    the one before, so the last step is taken back: exactly nearly always, else within a pixel. This holds for the frames
+    the one before, so the last step is taken back: exactly nearly always, else within two pixels. This holds for the frames
     that `make_env` shows; where idle frames came first (`make_atari_vector`), player and fruit can be two pixels ahead.
 
     Args:

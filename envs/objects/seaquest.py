@@ -18,9 +18,9 @@ def seaquest_objects(ram: np.ndarray) -> dict[str, np.ndarray]:
     """Centres of what is seen of everything that moves in Seaquest.
 
     Lanes count from the sea bed (0) up (3), the places of a group of enemies from left to right. The sea is cut off at
-    columns 8 and 160. A player that was hit counts as long as it flashes and its explosion is seen. What lies behind something
-    else, as a missile does that is about to leave its submarine, counts as seen. The cells after OCAtari (Delfosse et al.
-    2023), the places from the pixels.
+    columns 8 and 160. A player that was hit counts as long as it flashes and its explosion is seen. What lies behind
+    something else, as a missile does that is about to leave its submarine, counts as seen. The cells after OCAtari
+    (Delfosse et al. 2023), the places from the pixels.
 
     Args:
         ram: (..., 128) uint8.

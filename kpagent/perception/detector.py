@@ -55,9 +55,9 @@ class DetectorConfig:
     start frozen where the first weights happened to put them."""
     heatmap_std: float = RELEASED_HEATMAP_STD
     """Standard deviation of the Gaussians, in coordinate units (the image is 2 wide)."""
-    difference: bool = True
-    """Ψ sees what a frame has other than the background, the median frame. Without walls and floors to tell places by,
-    a keypoint must go by what a thing looks like, and follows it wherever it goes."""
+    difference: bool = False
+    """Ψ sees what a frame has other than the background, the median frame. Without walls and floors to tell places by, a
+    keypoint goes by what a thing looks like and follows it wherever it goes; things that look alike need the places."""
 
     @classmethod
     def paper(cls, num_keypoints: int, **changes: Any) -> Self:
@@ -71,7 +71,6 @@ class DetectorConfig:
             "normalization": "batch",
             "expectation": "marginal",
             "logit_scale": 1.0,
-            "difference": False,
         }
         return cls(num_keypoints, **(preset | changes))
 

@@ -139,7 +139,10 @@ class LandmarkAutoencoder(FramePainter):
         strength = {name: getattr(config, name) for name in ("bend", "rotation", "scaling", "shift")}
         warp = draw_warp(batch.get("seed", (0,)), len(frames), **strength).to(self.device)
         # In one batch, so that a frame is normalised in training as it is afterwards.
-        shown = frames - self.background if config.difference else frames
+        shown = frames
+        if config.difference:
+            assert self.background is not None
+            shown = frames - self.background
         maps = self.detections(self.keynet(fold_patches(torch.cat([shown, warp.images(shown)]), config.patch)))
         xy, variance = moments(maps)
         plain, warped = xy.chunk(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def load_detector(path: str | Path, device: torch.device | str = "cpu") -> Keypo
     return kind.from_tensors(tensors, header, path).to(device)
 
 
-def load_for_training(path: str | Path, seed: int = 0) -> KeypointDetector:
+def load_for_training(path: str | Path, seed: int = 0, **changes: Any) -> KeypointDetector:
     """The model in a weights file, to be trained on, on the CPU.
 
     Weights saved for inference only hold Φ and Ψ; what painted frames begins anew.
@@ -43,15 +44,18 @@ def load_for_training(path: str | Path, seed: int = 0) -> KeypointDetector:
     Args:
         path: a weights file.
         seed: of the parameters that begin anew.
+        changes: fields of its configuration that do not change the shape of a network, such as `align`.
 
     Raises:
-        UsageError: as of `load_detector`.
+        UsageError: as of `load_detector`, or a configuration that cannot be.
     """
     found = load_detector(path)
-    if not found.inference_only:
-        return found.train()
+    try:
+        config = dataclasses.replace(found.config, **changes)
+    except TypeError as error:
+        raise UsageError(f"{path} holds a {found.kind}: {error}") from None
     torch.manual_seed(seed)
-    model = found.fresh(found.config)
+    model = found.fresh(config)
     model.load_state_dict(model.state_dict() | found.state_dict())
     return model.train()
 

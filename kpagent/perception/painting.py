@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ class FramePainter(KeypointDetector):
         refine: RefineNet; None in weights for inference only.
     """
 
-    training_only = ("refine", "background")
+    training_only: ClassVar[tuple[str, ...]] = ("refine", "background")
     refine: RefineNet | None
 
     def __init__(

@@ -60,6 +60,9 @@ class PretrainingConfig:
     reconstructed worst; during the first 60% of the steps. 0 turns it off."""
     spare: int = 0
     """Keypoints that the model has more than are wanted: those that are missed least are dropped at the end."""
+    mix: float = 0.0
+    """Share of the pairs whose source frame is that of any other pair. What lies still all through an episode, and elsewhere
+    in the next, moves only between frames of different episodes; where the camera or the scene changes, leave it at 0."""
     held_out: int = 500
     """Pairs that are never trained on; a tenth of the pairs, where that is less."""
     evaluate_every: int = 500
@@ -84,6 +87,8 @@ class PretrainingConfig:
             raise UsageError(f"tolerance and revive_every must be at least 0; got {self}")
         if self.spare < 0:
             raise UsageError(f"spare must be at least 0, not {self.spare}")
+        if not 0 <= self.mix <= 1:
+            raise UsageError(f"mix must be from 0 to 1, not {self.mix}")
         if self.held_out < 2 or self.evaluate_every < 1:
             raise UsageError(f"held_out must be at least 2 and evaluate_every at least 1; got {self}")
 
@@ -130,10 +135,10 @@ class PairBatches:
         self.count = training_pairs(len(pairs.source), config)
         self.pairs = pairs
         self.batch_size = config.training.batch_size
-        self.seed = config.training.seed
+        self.seed, self.mix = config.training.seed, config.mix
         self.constants: dict[str, Any] = {"weight": pixel_weights(pairs.target[: self.count], image_size, config.balance)}
         if config.tolerance:
-            some = {name: spread(getattr(pairs, name)[: self.count], 500) for name in ("source", "target")}
+            some = self._pairs(spread(np.arange(self.count), 500), np.random.default_rng(self.seed), 0, self.count)
             copying = copy_loss(some["source"], some["target"], self.constants["weight"])
             self.constants["tolerance"] = config.tolerance * max(float(copying), 1e-6)
 
@@ -145,14 +150,23 @@ class PairBatches:
         """A batch at least four times as large, of other pairs."""
         return self._draw((self.seed, step, 1), max(64, 4 * self.batch_size))
 
-    def _draw(self, seed: tuple[int, ...], size: int) -> dict[str, Any]:
-        index = np.random.default_rng(seed).integers(self.count, size=size)
-        return {"source": self.pairs.source[index], "target": self.pairs.target[index], "seed": seed, **self.constants}
-
     def held_out(self) -> dict[str, Any]:
         """All held-out pairs as one batch."""
-        kept = slice(self.count, None)
-        return {"source": self.pairs.source[kept], "target": self.pairs.target[kept], **self.constants}
+        index = np.arange(self.count, len(self.pairs.target))
+        return self._pairs(index, np.random.default_rng(0), self.count, len(self.pairs.target)) | self.constants
+
+    def _draw(self, seed: tuple[int, ...], size: int) -> dict[str, Any]:
+        generator = np.random.default_rng(seed)
+        index = generator.integers(self.count, size=size)
+        return self._pairs(index, generator, 0, self.count) | {"seed": seed} | self.constants
+
+    def _pairs(self, index: np.ndarray, generator: np.random.Generator, first: int, end: int) -> dict[str, Any]:
+        """Pairs by their index, some of them with the source of any other from `first` up to `end`."""
+        sources = index
+        if self.mix:
+            others = generator.integers(first, end, size=len(index))
+            sources = np.where(generator.random(len(index)) < self.mix, others, index)
+        return {"source": self.pairs.source[sources], "target": self.pairs.target[index]}
 
 
 def training_pairs(total: int, config: PretrainingConfig) -> int:

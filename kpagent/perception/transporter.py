@@ -17,6 +17,7 @@ from torch import Tensor
 
 from kpagent.frames import fold_patches, unfold_patches
 from kpagent.keypoints import gaussian_maps
+from kpagent.motion import global_shift, shift_images
 from kpagent.perception.detector import DetectorConfig
 from kpagent.perception.reconstructor import Reconstructor
 
@@ -31,6 +32,10 @@ class TransporterConfig(DetectorConfig):
     """Eq. 1 moves the pixels beside the features, over a background, and RefineNet only adds what that lacks. Covering what
     moves then pays from the first step; without, RefineNet first learns to paint a still image and keypoints park."""
 
+    align: bool = False
+    """In training, the source is first moved as the picture as a whole moves between the two frames, so that a background
+    that slides needs no keypoints. Keypoints are found in a single frame all the same."""
+
     @classmethod
     def paper(cls, num_keypoints: int, **changes: Any) -> Self:
         """Appendix A, at the 128×128 of Appendix B."""
@@ -40,6 +45,7 @@ class TransporterConfig(DetectorConfig):
         return super()._checks() | {
             "transport must be features or pixels": self.transport in ("features", "pixels"),
             "residual must be true or false": isinstance(self.residual, bool),
+            "align must be true or false": isinstance(self.align, bool),
         }
 
 
@@ -79,6 +85,8 @@ class Transporter(Reconstructor):
         """
         refine = self._require_refine()
         source = source.detach()
+        if self.config.align:
+            source = shift_images(source, global_shift(source, target))
         source_cells, target_cells = fold_patches(source, self.config.patch), fold_patches(target, self.config.patch)
         pixels = self.config.transport == "pixels"
         with torch.no_grad():

@@ -37,7 +37,7 @@ def test_gymnasium_finds_nothing_wrong_and_the_spec_makes_it_again(env_id: str) 
         warnings.filterwarnings("ignore", message=".*different from the unwrapped version")
         check_env(env, skip_render_check=True)
     again: Any = gym.make(env.spec)
-    for seed in range(3):
+    for seed in range(2):
         np.testing.assert_array_equal(env.reset(seed=seed)[0], again.reset(seed=seed)[0])
         for action in (1, 2, 3, 0, 1):
             one, two = env.step(action), again.step(action)
@@ -50,15 +50,15 @@ def test_gymnasium_finds_nothing_wrong_and_the_spec_makes_it_again(env_id: str) 
 def test_half_of_the_wall_is_gone_in_four_ways() -> None:
     env: Any = make_env(HALF_WALL_ID)
     assert wall_left(make_env("ALE/Breakout-v5").reset(seed=0)[0]) == 1
-    first = {}
-    for seed in range(12):
-        frame, info = env.reset(seed=seed)
+    walls = set()
+    for episode in range(20):
+        frame, info = env.reset(seed=None if episode else 0)
         assert 0.4 < wall_left(frame) <= 0.51
         assert info["lives"] >= 2
-        first[frame[WALL].any(-1).tobytes()] = seed
-    assert len(first) == 4
+        walls.add(frame[WALL].any(-1).tobytes())
+    assert len(walls) == 4
     others = make_env(HALF_WALL_ID, states=1, first_state=4).reset(seed=0)[0]
-    assert others[WALL].any(-1).tobytes() not in first
+    assert others[WALL].any(-1).tobytes() not in walls
 
 
 def test_random_play_goes_on_from_there() -> None:
@@ -91,8 +91,8 @@ def test_the_second_room_is_another_room() -> None:
     first: Any = make_env("ALE/MontezumaRevenge-v5")
     outside, before = first.reset(seed=0)
     frames = set()
-    for seed in range(5):
-        frame, info = env.reset(seed=seed)
+    for episode in range(10):
+        frame, info = env.reset(seed=None if episode else 0)
         assert env.unwrapped.ale.getRAM()[3] == 0
         assert info["lives"] == before["lives"]
         # Below the score nearly all is new, the colours too.
@@ -113,7 +113,7 @@ def test_states_are_the_same_in_every_process() -> None:
 
 
 def test_many_copies() -> None:
-    env = make_vector_env(HALF_WALL_ID, 3)
+    env = make_vector_env(HALF_WALL_ID, 2)
     assert type(env) is SyncVectorEnv
     frames, _ = env.reset(seed=0)
     for index, frame in enumerate(frames):

@@ -115,4 +115,4 @@ def test_a_configuration_that_cannot_be_is_refused() -> None:
         ({"expectation": "channels"}, "expectation"),
     ):
         with pytest.raises(UsageError, match=message):
-            ConditionalConfig(3, **changes)  # type: ignore[arg-type]
+            ConditionalConfig(3, **changes)

@@ -1,4 +1,4 @@
-"""Positions in Seaquest from RAM against the pixels of each object's colour, at every difficulty, with air that never ends."""
+"""Positions in Seaquest from RAM against the pixels of each object's colour, at several difficulties, with endless air."""
 
 from __future__ import annotations
 

@@ -154,6 +154,6 @@ def test_objects_of_any_environment_are_located(env_id: str) -> None:
 
 
 def test_an_environment_without_ground_truth_is_told_those_that_have_it() -> None:
-    with pytest.raises(UsageError, match="no ground truth for CartPole-v1; there is for .*ALE/Pong-v5.*Stacker4-v0") as caught:
+    with pytest.raises(UsageError, match=r"no ground truth for CartPole-v1; .*ALE/Pong-v5.*Stacker4-v0") as caught:
         locate_objects(gym.make("CartPole-v1"))
     assert "\n" not in str(caught.value)
