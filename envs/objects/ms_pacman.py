@@ -128,7 +128,7 @@ def _ghost_steps(cell: np.ndarray, horizontal: np.ndarray) -> np.ndarray:
     frightened_rests = edible & horizontal & (count % 8 == 1)
     running = (cell[..., 39, None] == _RUNNING) & (count % 2 == 1)
     moved = running & ~first_maze_rests & ~frightened_rests
-    # Each ghost has its own frames of double speed, and all have more of them up and down, where pixels are flatter.
+    # Each ghost has its own frames of double speed, and all go twice as often up and down, where a step is shorter.
     of_its_own = np.concatenate(
         [np.zeros_like(count, bool), count % 16 == 7, count % 8 == 3, np.isin(count % 16, (1, 9, 13))], axis=-1
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,8 @@ def load_for_training(path: str | Path, seed: int = 0, **changes: Any) -> Keypoi
         UsageError: as of `load_detector`, or a configuration that cannot be.
     """
     found = load_detector(path)
-    try:
-        config = dataclasses.replace(found.config, **changes)
-    except TypeError as error:
-        raise UsageError(f"{path} holds a {found.kind}: {error}") from None
+    _require_fields(found.kind, changes)
+    config = dataclasses.replace(found.config, **changes)
     torch.manual_seed(seed)
     model = found.fresh(config)
     model.load_state_dict(model.state_dict() | found.state_dict())
@@ -80,6 +79,7 @@ def new_detector(
     if method == "pixels":
         method, changes = Transporter.kind, {"transport": "pixels"} | changes
     kind = KINDS[method]
+    _require_fields(method, changes)
     config = getattr(kind.config_type, preset)(num_keypoints, **changes)
     torch.manual_seed(seed)
     return kind(config)
@@ -89,3 +89,10 @@ def method_of(model: KeypointDetector) -> str:
     """The name by which `new_detector` makes such a model."""
     moves_pixels = isinstance(model, Transporter) and model.config.transport == "pixels"
     return "pixels" if moves_pixels else model.kind
+
+
+def _require_fields(kind: str, changes: Mapping[str, Any]) -> None:
+    known = {field.name for field in dataclasses.fields(KINDS[kind].config_type)}
+    for name in changes:
+        if name not in known:
+            raise UsageError(f"the method {kind} has no {name}")

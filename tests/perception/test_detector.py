@@ -192,11 +192,15 @@ def test_a_saved_model_comes_back(tmp_path: Path, config: DetectorConfig, infere
     assert_same_keypoints(by_header.encode(frames), model.encode(frames))
 
 
+@pytest.mark.parametrize("difference", [False, True])
 @EVERY_KIND
-def test_inference_only_weights_hold_no_more_and_refuse_to_train(tmp_path: Path, config: DetectorConfig) -> None:
-    lived_in(config).save(tmp_path / "weights.safetensors", inference_only=True)
+def test_inference_only_weights_hold_no_more_and_refuse_to_train(
+    tmp_path: Path, config: DetectorConfig, difference: bool
+) -> None:
+    lived_in(dataclasses.replace(config, difference=difference)).save(tmp_path / "weights.safetensors", inference_only=True)
     tensors, header = load_tensors(tmp_path / "weights.safetensors")
-    assert {name.split(".")[0] for name in tensors} == {"background", "features", "keynet"}
+    expected = {"features", "keynet", "background"} if difference else {"features", "keynet"}
+    assert {name.split(".")[0] for name in tensors} == expected
     assert header["inference_only"] is True
     with pytest.raises(UsageError, match="kpagent pretrain"):
         load_detector(tmp_path / "weights.safetensors").loss(pairs(32, 1))
@@ -283,7 +287,8 @@ def test_frames_that_are_none_are_refused(config: DetectorConfig, frames: Any, e
 @pytest.mark.parametrize("residual", [False, True])
 @EVERY_KIND
 def test_the_background_is_what_most_frames_show(config: DetectorConfig, residual: bool, difference: bool) -> None:
-    model: Any = kind_of(config)(type(config)(**SHAPE, residual=residual, difference=difference))
+    make: Any = type(config)
+    model: Any = kind_of(config)(make(**SHAPE, residual=residual, difference=difference))
     frames = np.stack([frame(32, 3 * i, 8) for i in range(7)])
     model.set_background(frames)
     if residual or difference:
@@ -295,7 +300,7 @@ def test_the_background_is_what_most_frames_show(config: DetectorConfig, residua
 
 @EVERY_KIND
 def test_the_keynet_sees_what_is_not_background(config: DetectorConfig) -> None:
-    model, frames = lived_in(config).eval(), pairs(32, 4)["target"]
+    model, frames = lived_in(dataclasses.replace(config, difference=True)).eval(), pairs(32, 4)["target"]
     model.set_background(frames[:3, ::-1])
     cells = fold_patches(torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255, 2)
     behind = fold_patches(torch.from_numpy(np.median(frames[:3, ::-1], axis=0)).permute(2, 0, 1)[None].float() / 255, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,26 @@ def test_what_is_no_method_is_refused() -> None:
         new_detector("sift", 3)
     with pytest.raises(UsageError, match="num_keypoints must be a whole number from 1 to 256; got 0"):
         new_detector("jakab", 0)
+
+
+@pytest.mark.parametrize("method", ["jakab", "zhang"])
+def test_a_field_that_a_method_has_not_is_refused(tmp_path: Path, method: str) -> None:
+    with pytest.raises(UsageError, match=rf"^the method {method} has no align$"):
+        new_detector(method, 3, align=True)
+    lived_in(SMALL[method]).save(tmp_path / "weights.safetensors")
+    with pytest.raises(UsageError, match=rf"^the method {method} has no align$"):
+        load_for_training(tmp_path / "weights.safetensors", align=True)
+
+
+@pytest.mark.parametrize("inference_only", [False, True])
+@pytest.mark.parametrize("config", SMALL.values(), ids=SMALL)
+def test_training_may_go_on_with_a_difference(tmp_path: Path, config: DetectorConfig, inference_only: bool) -> None:
+    path = tmp_path / "weights.safetensors"
+    lived_in(config).save(path, inference_only=inference_only)
+    found = load_for_training(path, difference=True)
+    assert found.config == dataclasses.replace(config, difference=True)
+    assert found.background is not None
+    found.loss(pairs(32, 2))[0].backward()
 
 
 @pytest.mark.parametrize("config", SMALL.values(), ids=SMALL)
