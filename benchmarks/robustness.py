@@ -39,7 +39,7 @@ class Robustness:
     episodes: int = 20
     """Episodes of random play measured on."""
     length: int = 100
-    """Frames of each, and of the trajectories compared; a random player loses Breakout from half a wall within 120 to 170."""
+    """Frames of each, and of the trajectories compared; from half a wall on, random play of Breakout lasts 113 to 174."""
     seed: int = 20_000
     """Of these episodes."""
     runs: Path = Path("runs/robustness")

@@ -156,13 +156,11 @@ class Tracking:
         from kpagent.benchmarks.training_runs import fast_config, train_once
         from kpagent.perception.methods import new_detector
 
-        # Zhang's method paints single frames with all its landmarks: none can be spared, and a warped frame has no median.
-        plain = method == "zhang"
-        spare = 0 if plain else game.spare
-        changes: dict[str, Any] = {"difference": True} if game.difference and not plain else {}
+        # Zhang's method paints single frames with all its landmarks: none can be spared.
+        spare = 0 if method == "zhang" else game.spare
         return train_once(
             self._folder(name, method, seed),
-            lambda: new_detector(method, game.keypoints + spare, seed=seed, **changes),
+            lambda: new_detector(method, game.keypoints + spare, seed=seed, difference=game.difference),
             pairs,
             fast_config(self.steps, seed, spare=spare, mix=game.mix),
             say,
