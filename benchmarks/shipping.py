@@ -42,7 +42,7 @@ def ship(name: str, weights: Path) -> Path:
     track = Track.of(model, play, game.epsilon, LENGTHS)
     figures = {figure: value for figure, (value, _) in track.figures().items()}
     model.provenance |= {
-        "command": training_command(name, game, model.provenance),
+        "command": training_command(name, game, model.provenance | {"difference": model.config.difference}),
         "tracking": figures
         | {"epsilon": game.epsilon, "episodes": protocol.episodes, "length": protocol.length, "seed": protocol.seed},
     }
@@ -56,20 +56,31 @@ def training_command(name: str, game: Game, provenance: dict[str, Any]) -> str:
     """The command that collects the same frame pairs and trains the same weights."""
     settings, pairs = provenance["pretraining"], provenance["pairs"]["config"]
     training = settings["training"]
-    flags = {
+    flags = {"env": game.env, "keypoints": game.keypoints}
+    if settings.get("spare"):
+        flags["spare"] = settings["spare"]
+    flags |= {"steps": training["steps"], "seed": training["seed"]}
+    flags |= {flag: settings[flag] for flag, usual in (("balance", 0.5), ("mix", 0.0)) if settings.get(flag, usual) != usual}
+    collecting = {
         "env": game.env,
-        "keypoints": game.keypoints,
-        "spare": settings["spare"],
-        "steps": training["steps"],
-        "seed": training["seed"],
         "capacity": pairs["capacity"],
         "interactions": pairs["interactions"],
-        "trajectory-length": pairs["trajectory_length"],
-        "mix": settings["mix"],
-        "out": f"runs/{name}",
+        "seed": pairs["seed"],
     }
-    switches = ["--difference"] if game.difference else []
-    return " ".join(["kpagent pretrain", *(f"--{flag} {value}" for flag, value in flags.items()), *switches])
+    before = []
+    if pairs["seed"] == training["seed"]:
+        flags |= {"capacity": pairs["capacity"], "interactions": pairs["interactions"]}
+        if pairs["trajectory_length"] != 100:
+            flags["trajectory-length"] = pairs["trajectory_length"]
+    else:
+        flags["pairs"] = f"runs/{name}_pairs.h5"
+        before = ["kpagent bench pairs", *_flags(collecting), f"--save {flags['pairs']}", "&&"]
+    switches = ["--difference"] if provenance["difference"] else []
+    return " ".join([*before, "kpagent pretrain", *_flags(flags), *switches, f"--out runs/{name}"])
+
+
+def _flags(values: dict[str, Any]) -> list[str]:
+    return [f"--{flag} {value}" for flag, value in values.items()]
 
 
 if __name__ == "__main__":
