@@ -20,7 +20,7 @@ help:
 demo: $(VENV)/.installed
 	@$(BIN)/kpagent watch --env ALE/Pong-v5 --weights pong --out demo/pong.mp4
 	@echo "next: $(BIN)/python scripts/wrap_your_env.py, or keypoints of another game:"
-	@echo "      $(BIN)/kpagent pretrain --env ALE/Breakout-v5 --keypoints 6 --out runs/breakout"
+	@echo "      $(BIN)/kpagent pretrain --env ALE/Breakout-v5 --keypoints 2 --spare 4 --out runs/breakout"
 
 test: lint $(VENV)/.renders
 	@$(BIN)/python -m pytest

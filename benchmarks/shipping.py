@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kpagent.benchmarks.games import Game, find_game
+from kpagent.benchmarks.games import GAMES, Game, find_game
 from kpagent.benchmarks.tracked_play import record_play
-from kpagent.benchmarks.tracking import LENGTHS, Track, Tracking
+from kpagent.benchmarks.tracking import LENGTHS, Track, Tracking, encode
 from kpagent.benchmarks.tracking_pictures import draw_track
+from kpagent.drawing import add_caption, contact_sheet, draw_keypoints, write_png
 from kpagent.perception.zoo import SHIPPED, load
 
 PICTURES = Path(__file__).resolve().parent.parent / "docs" / "images" / "zoo"
@@ -49,7 +50,26 @@ def ship(name: str, weights: Path) -> Path:
     path = SHIPPED / f"{name}.safetensors"
     model.save(path, inference_only=True)
     draw_track(PICTURES / f"{name}.png", play, model, frames=4)
+    draw_zoo(PICTURES.parent / "zoo.png")
     return path
+
+
+def draw_zoo(path: Path, *, moment: int = 96, trail: int = 8) -> None:
+    """One moment of random play in each of the zoo's Atari games, with the keypoints and where they came from.
+
+    Args:
+        path: PNG to write.
+        moment: interactions before the picture.
+        trail: interactions after which a trail has faded.
+    """
+    drawn = []
+    for name, game in GAMES.items():
+        if game.env.startswith("ALE/") and (SHIPPED / f"{name}.safetensors").exists():
+            (stretch,) = record_play(game.env, 1, moment, Tracking().seed)
+            last = stretch.frames[-trail:]
+            xy = encode(load(name, "cpu"), last)
+            drawn.append(add_caption(draw_keypoints(last[-1], xy[-1], trails=xy[:-1], scale=2), name))
+    write_png(path, contact_sheet(drawn, columns=3))
 
 
 def training_command(name: str, game: Game, provenance: dict[str, Any]) -> str:

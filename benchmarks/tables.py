@@ -84,7 +84,7 @@ def render_zoo(headers: Mapping[str, Mapping[str, Any]]) -> str:
         cells = [f"`{name}`", about["env"], header["config"]["num_keypoints"], steps, *map(_number, figures)]
         rows.append(f"| {' | '.join(map(str, cells))} |")
         pictures += ["", f"### {name}", "", f"![Keypoints of {name}](images/zoo/{name}.png)", "", "```sh"]
-        pictures += [about["command"], "```"]
+        pictures += [*about["command"].split(" && "), "```"]
     return "\n".join([*rows, *pictures, ""])
 
 

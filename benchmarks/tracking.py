@@ -47,6 +47,8 @@ class Tracking:
     """Of these episodes."""
     weights: tuple[str, ...] = ()
     """Measure these weights, one a game, names or paths, and train nothing."""
+    trained: bool = False
+    """Measure the trainings that are finished in RUNS, and train nothing."""
     runs: Path = Path("runs/tracking")
     """Folder of frame pairs and trainings."""
     pictures: Path | None = None
@@ -77,7 +79,7 @@ class Tracking:
             for method, tracks in found.items():
                 _add(measurement, f"{name}/{method}", tracks)
                 if not self.weights:
-                    cpu = [cost(self._folder(name, method, seed))["cpu_s"] for seed in self.seeds]
+                    cpu = [cost(self._folder(name, method, seed))["cpu_s"] for seed in self._seeds(name, method)]
                     measurement.add(f"{name}/{method}/train_cpu_s", float(np.mean(cpu)), "s of one core", per_seed=cpu)
                 last = tracks[0].lengths[-1]
                 precision = " ".join(f"{track.precision[-1]:.3f}" for track in tracks)
@@ -127,6 +129,8 @@ class Tracking:
             parts.append(f"--weights {' '.join(self.weights)}")
         else:
             parts.append(f"--methods {' '.join(self.methods)} --seeds {' '.join(map(str, self.seeds))} --steps {self.steps}")
+        if self.trained:
+            parts.append("--trained")
         return f"{' '.join(parts)} --episodes {self.episodes} --length {self.length} --seed {self.seed}"
 
     def _given(self, index: int, name: str, game: Game) -> dict[str, list[Any]]:
@@ -141,9 +145,24 @@ class Tracking:
         return {model.kind: [model]}
 
     def _trained(self, name: str, game: Game, say: Callable[[str], None]) -> dict[str, list[Any]]:
-        """Every method and seed, trained unless it is there."""
+        """The detectors of each method, one a seed, trained unless they are there."""
         from kpagent.benchmarks.training_runs import pairs_once
+        from kpagent.errors import UsageError
+        from kpagent.perception.zoo import load
 
+        if self.trained:
+            found = {
+                method: [
+                    load(self._folder(name, method, seed) / "best.safetensors", self.device)
+                    for seed in self._seeds(name, method)
+                ]
+                for method in self.methods
+            }
+            if not any(found.values()):
+                raise UsageError(
+                    f"no finished training of {name} in {self.runs}; leave out --trained, or name another --runs"
+                )
+            return {method: models for method, models in found.items() if models}
         sizes = {"capacity": self.capacity, "interactions": self.interactions}
         pairs = pairs_once(self.runs / name / "pairs.h5", game, say, **sizes)
         detectors: dict[str, list[Any]] = {}
@@ -166,6 +185,12 @@ class Tracking:
             say,
             self.device,
         )
+
+    def _seeds(self, name: str, method: str) -> list[int]:
+        """Those whose training is finished."""
+        from kpagent.benchmarks.training_runs import cost
+
+        return [seed for seed in self.seeds if cost(self._folder(name, method, seed))["steps"] == self.steps]
 
     def _folder(self, name: str, method: str, seed: int) -> Path:
         return self.runs / name / method / f"seed_{seed}"

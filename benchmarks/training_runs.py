@@ -93,10 +93,12 @@ def train_once(
         try:
             with contextlib.closing(run):  # type: ignore[type-var]
                 for report in run:
-                    spent["steps"] = report.step
+                    # Not all of them before the last thing is done, which is to drop spare keypoints.
+                    spent["steps"] = min(report.step, config.training.steps - 1)
                     if report.evaluation is not None:
                         ratio = report.evaluation.loss / report.evaluation.copy_loss
                         say(f"{folder}: step {report.step}, held-out loss over copying {ratio:.3f}")
+            spent["steps"] = config.training.steps
         finally:
             spent["wall_s"] += time.monotonic() - wall
             spent["cpu_s"] += time.process_time() - cpu

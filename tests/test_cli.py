@@ -178,7 +178,10 @@ MISTAKES = [
     ([*WATCH, "--trail", "-1"], "trail must be at least 0, not -1"),
     ([*WATCH, "--fps", "0"], "fps must be"),
     (["bench"], "Missing subcommand: Expected one of {speed, keypoints, pairs, tracking, robustness}."),
-    (["bench", "spede"], "Unrecognized options: spede; Available subcommands: speed, keypoints, pairs, tracking, robustness"),
+    (
+        ["bench", "spede"],
+        "Unrecognized options: spede; Available subcommands: speed, keypoints, pairs, tracking, robustness",
+    ),
     (["bench", "speed", "--out", "file/below"], "cannot write file/below/"),
     (["bench", "speed", "--device", "abacus"], "no device 'abacus'"),
     (["bench", "speed", "--rounds", "0"], "rounds, num_envs and keypoints must be at least 1"),

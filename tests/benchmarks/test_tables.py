@@ -1,7 +1,10 @@
 import json
 from pathlib import Path
 
-from kpagent.benchmarks.tables import fill
+import pytest
+
+from kpagent.benchmarks.tables import fill, render_tracking
+from kpagent.perception.zoo import shipped
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -9,8 +12,43 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_readme_holds_the_figures_of_the_results() -> None:
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     assert fill(page, ROOT / "benchmarks" / "results") == page
-    for name in ("keypoints", "speed", "pairs"):
+    for name in ("keypoints", "robustness", "speed", "pairs"):
         assert f"<!-- figures: {name} " in page
+    assert "<!-- tracking: " in page
+
+
+def test_the_page_of_the_zoo_says_what_the_headers_say() -> None:
+    page = (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8")
+    assert fill(page, ROOT / "benchmarks" / "results") == page
+    headers = shipped()
+    assert len(headers) >= 7
+    for name, header in headers.items():
+        found, command = header["provenance"]["tracking"], header["provenance"]["command"]
+        (row,) = (line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
+        cells = [cell.strip() for cell in row.split("|")]
+        assert cells[2:4] == [header["provenance"]["env"], str(header["config"]["num_keypoints"])]
+        assert [float(cell) for cell in cells[5:7]] == pytest.approx([found["precision@200"], found["recall@200"]], rel=0.01)
+        assert all(part in page for part in command.split(" && "))
+        assert (ROOT / "docs" / "images" / "zoo" / f"{name}.png").exists()
+
+
+def test_tracking_has_a_row_a_method_with_the_range_over_seeds() -> None:
+    result = {
+        "command": "kpagent bench tracking",
+        "date": "2026-01-02T03:04:05Z",
+        "machine": {"cores": 2, "processor": "P", "gpu": None},
+        "figures": {
+            "pong/transporter/recall@200": {"value": 0.9, "unit": "", "per_seed": [0.8, 1.0]},
+            "pong/jakab/recall@1": {"value": 0.5, "unit": "", "per_seed": [0.5]},
+        },
+    }
+    rows = render_tracking(result, ["recall@1", "recall@200"]).splitlines()
+    assert rows[:4] == [
+        "| game | method | recall@1 | recall@200 |",
+        "|---|---|---|---|",
+        "| pong | transporter |  | 0.9 (0.8 to 1) |",
+        "| pong | jakab | 0.5 |  |",
+    ]
 
 
 def test_a_table_has_the_figures_asked_for_and_no_others(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import numpy as np
 import pytest
 
 import kpagent
+from kpagent.benchmarks.games import GAMES
+from kpagent.benchmarks.tracked_play import record_play
+from kpagent.cli import _parse
 from kpagent.errors import UsageError
 from kpagent.files import read_header
 from kpagent.perception import zoo
@@ -114,8 +118,7 @@ def test_shipped_weights_are_small_and_hold_what_inference_needs(name: str) -> N
 def test_shipped_weights_say_where_they_came_from(name: str) -> None:
     about = kpagent.load(name, device="cpu").provenance
     assert {"env", "steps", "seed", "pairs", "versions", "held_out", "pretraining"} <= about.keys()
-    assert about["env"].startswith("ALE/")
-    assert about["env"].removeprefix("ALE/").removesuffix("-v5").lower() == name
+    assert about["env"] == GAMES[name].env
     assert about["pairs"]["env"] == about["env"]
     assert about["pairs"]["interactions"] > 0
     assert about["versions"].keys() >= {"kpagent", "torch"}
@@ -124,22 +127,23 @@ def test_shipped_weights_say_where_they_came_from(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_shipped_weights_give_keypoints_that_move(name: str) -> None:
-    from kpagent.envs.making import make_env
-
     model = kpagent.load(name, device="cpu")
-    env = make_env(model.provenance["env"])
-    env.action_space.seed(0)
-    frames = [env.reset(seed=0)[0]]
-    for _ in range(150):
-        frame, _, terminated, _, _ = env.step(env.action_space.sample())
-        frames.append(frame)
-        if terminated:
-            env.reset()
-    env.close()
-    found = model.encode(np.stack(frames[::3])).numpy()
+    (stretch,) = record_play(model.provenance["env"], 1, 151, seed=0)
+    found = model.encode(stretch.frames[::3]).numpy()
     assert found.xy.shape == (51, model.num_keypoints, 2)
     assert np.isfinite(found.xy).all()
     assert (np.abs(found.xy) <= 1).all()
     assert np.isfinite(found.features).all()
-    # Two paddles, or a paddle and a ball.
     assert (found.xy.std(axis=0).max(axis=-1) > 0.1).sum() >= 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shipped_weights_say_how_well_they_track_and_how_to_train_them(name: str) -> None:
+    about = kpagent.load(name, device="cpu").provenance
+    assert about["tracking"].keys() >= {"precision@200", "recall@200", "switches", "tracked_fraction", "epsilon"}
+    assert about["tracking"]["recall@200"] > 0.4
+    command = _parse(shlex.split(about["command"].split(" && ")[-1])[1:])
+    assert command.env == about["env"]
+    assert command.keypoints == kpagent.load(name, device="cpu").num_keypoints
+    assert command.steps == about["pretraining"]["training"]["steps"]
+    assert command.seed == about["seed"]
