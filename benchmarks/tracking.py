@@ -66,11 +66,15 @@ class Tracking:
         from kpagent.benchmarks.training_runs import cost
 
         self._check()
+        given = [self._given(*named) for named in zip(self.weights, self.games, strict=False)]
+        for name in self.games:
+            # An episode shorter than what is asked for is to be known before anything is trained.
+            next(record_play(find_game(name).env, 1, self.length, self.seed))
         lengths = tuple(length for length in LENGTHS if length <= self.length)
         measurement = Measurement("tracking", self._command())
         for index, name in enumerate(self.games):
             game = find_game(name)
-            detectors = self._given(index, name, game) if self.weights else self._trained(name, game, say)
+            detectors = given[index] if given else self._trained(name, game, say)
             play = list(record_play(game.env, self.episodes, self.length, self.seed))
             found = {
                 method: [Track.of(model, play, game.epsilon, lengths) for model in models]
@@ -133,15 +137,16 @@ class Tracking:
             parts.append("--trained")
         return f"{' '.join(parts)} --episodes {self.episodes} --length {self.length} --seed {self.seed}"
 
-    def _given(self, index: int, name: str, game: Game) -> dict[str, list[Any]]:
+    def _given(self, weights: str, name: str) -> dict[str, list[Any]]:
         """The weights given for a game."""
+        from kpagent.benchmarks.games import find_game
         from kpagent.errors import UsageError
         from kpagent.perception.zoo import load
 
-        model = load(self.weights[index], self.device)
+        model, game = load(weights, self.device), find_game(name)
         env = model.provenance.get("env")
         if env not in (None, game.env, *game.kin):
-            raise UsageError(f"{self.weights[index]} holds keypoints of {env}, not of {game.env}, which {name} is")
+            raise UsageError(f"{weights} holds keypoints of {env}, not of {game.env}, which {name} is")
         return {model.kind: [model]}
 
     def _trained(self, name: str, game: Game, say: Callable[[str], None]) -> dict[str, list[Any]]:
