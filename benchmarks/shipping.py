@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kpagent.benchmarks.games import GAMES, Game, find_game
 from kpagent.benchmarks.tracked_play import record_play
 from kpagent.benchmarks.tracking import LENGTHS, Track, Tracking, encode
@@ -54,21 +56,23 @@ def ship(name: str, weights: Path) -> Path:
     return path
 
 
-def draw_zoo(path: Path, *, moment: int = 96, trail: int = 8) -> None:
-    """One moment of random play in each of the zoo's Atari games, with the keypoints and where they came from.
+def draw_zoo(path: Path, *, length: int = 200, trail: int = 8) -> None:
+    """A moment of random play in each of the zoo's Atari games, with the keypoints and where they came from.
 
     Args:
         path: PNG to write.
-        moment: interactions before the picture.
+        length: interactions, among which the moment is the last one that shows most objects.
         trail: interactions after which a trail has faded.
     """
     drawn = []
     for name, game in GAMES.items():
         if game.env.startswith("ALE/") and (SHIPPED / f"{name}.safetensors").exists():
-            (stretch,) = record_play(game.env, 1, moment, Tracking().seed)
-            last = stretch.frames[-trail:]
-            xy = encode(load(name, "cpu"), last)
-            drawn.append(add_caption(draw_keypoints(last[-1], xy[-1], trails=xy[:-1], scale=2), name))
+            (stretch,) = record_play(game.env, 1, length, Tracking().seed)
+            seen = np.isfinite(stretch.objects).all(axis=-1).sum(axis=1)[trail:]
+            moment = trail + int(np.flatnonzero(seen == seen.max())[-1])
+            shown = stretch.frames[moment - trail : moment + 1]
+            xy = encode(load(name, "cpu"), shown)
+            drawn.append(add_caption(draw_keypoints(shown[-1], xy[-1], trails=xy[:-1], scale=2), name))
     write_png(path, contact_sheet(drawn, columns=3))
 
 
