@@ -15,6 +15,8 @@ from kpagent.files import replace_file
 
 APART = 10
 """Frames between two of a track's pictures, as in Figures 9 to 12."""
+HEIGHT = 420
+"""Pixels that a frame's height is enlarged to, about."""
 COLOURS = {"transporter": "#0072B2", "jakab": "#D55E00", "zhang": "#009E73", "pixels": "#CC79A7"}
 
 
@@ -67,8 +69,7 @@ def draw_methods(path: Path, play: Sequence[TrackedPlay], detectors: Mapping[str
     chosen = np.stack([stretch.frames[len(stretch.frames) // 2] for stretch in play[:frames]])
     shown = []
     for method, model in detectors.items():
-        drawn = [draw_keypoints(frame, xy) for frame, xy in zip(chosen, encode(model, chosen), strict=True)]
-        shown += [add_caption(frame, method) for frame in drawn]
+        shown += [add_caption(frame, method) for frame in _drawn(chosen, model)]
     write_png(path, contact_sheet(shown, columns=len(chosen)))
 
 
@@ -83,6 +84,10 @@ def draw_track(path: Path, play: Sequence[TrackedPlay], model: Any, *, frames: i
     """
     times = range(0, len(play[0].frames), APART)[:frames]
     chosen = play[0].frames[list(times)]
-    drawn = [draw_keypoints(frame, xy) for frame, xy in zip(chosen, encode(model, chosen), strict=True)]
-    captioned = [add_caption(frame, f"frame {time}") for frame, time in zip(drawn, times, strict=True)]
+    captioned = [add_caption(frame, f"frame {time}") for frame, time in zip(_drawn(chosen, model), times, strict=True)]
     write_png(path, contact_sheet(captioned, columns=4))
+
+
+def _drawn(frames: np.ndarray, model: Any) -> list[np.ndarray]:
+    scale = max(1, HEIGHT // frames.shape[1])
+    return [draw_keypoints(frame, xy, scale=scale) for frame, xy in zip(frames, encode(model, frames), strict=True)]

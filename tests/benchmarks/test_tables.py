@@ -10,8 +10,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_readme_holds_the_figures_of_the_results() -> None:
+    for path in (ROOT / "README.md", ROOT / "docs" / "benchmarks.md"):
+        page = path.read_text(encoding="utf-8")
+        assert fill(page, ROOT / "benchmarks" / "results") == page
     page = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert fill(page, ROOT / "benchmarks" / "results") == page
     for name in ("keypoints", "robustness", "speed", "pairs"):
         assert f"<!-- figures: {name} " in page
     assert "<!-- tracking: " in page

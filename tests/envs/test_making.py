@@ -14,7 +14,7 @@ import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from kpagent.envs.atari import make_atari_vector
-from kpagent.envs.making import make_env, make_vector_env
+from kpagent.envs.making import copies, make_env, make_vector_env
 from kpagent.errors import UsageError
 
 
@@ -143,3 +143,8 @@ def test_making_an_atari_env_prints_nothing_and_importing_brings_in_no_emulator(
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=180)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_only_atari_steps_many_copies_in_one_process() -> None:
+    assert copies("ALE/Pong-v5") == 16
+    assert copies("kpagent/Stacker4-v0") == copies("CartPole-v1") == 1
