@@ -177,6 +177,16 @@ MISTAKES = [
     ([*WATCH, "--steps", "0"], "steps must be at least 1, not 0"),
     ([*WATCH, "--trail", "-1"], "trail must be at least 0, not -1"),
     ([*WATCH, "--fps", "0"], "fps must be"),
+    ([*PRETRAIN, "--mix", "2"], "mix must be from 0 to 1, not 2.0"),
+    ([*PRETRAIN, "--method", "jakab", "--align"], "the method jakab has no align"),
+    ([*PRETRAIN, "--trajectory-length", "1"], "trajectory_length must be from 2 to 10,000; got 1"),
+    (["bench", "tracking", "--games", "tetris"], "no ground truth for 'tetris'; there is for pong, frostbite"),
+    (
+        ["bench", "tracking", "--games", "pong", "--weights", "breakout"],
+        "breakout holds keypoints of ALE/Breakout-v5, not of",
+    ),
+    (["bench", "tracking", "--games", "pong", "--trained", "--runs", "new"], "no finished training of pong in new"),
+    (["bench", "robustness", "--cases", "pong"], "no case 'pong'; there are pong_sliding"),
     (["bench"], "Missing subcommand: Expected one of {speed, keypoints, pairs, tracking, robustness}."),
     (
         ["bench", "spede"],
