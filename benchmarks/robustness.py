@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from kpagent.benchmarks.tracked_play import TrackedPlay
 
 CASES = {
-    "pong_sliding": ("pong", ("shipped", "continued", "aligned")),
+    "pong_sliding": ("pong", ("shipped", "continued", "aligned", "fresh")),
     "breakout_half_wall": ("breakout", ("shipped", "continued")),
     "montezuma_second_room": ("montezuma_revenge", ("shipped", "continued")),
 }
 """The game whose shipped weights a case begins with, and what is measured: these weights as they are; pretraining continued
-on frames of the case; and the same with the source frame moved as the background moves."""
+on frames of the case; the same with what slides in the source moved as the background moves (`align`); and that from the
+start, with the game's spare keypoints."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Robustness:
         from functools import partial
 
         from kpagent.benchmarks.training_runs import fast_config, pairs_once, train_once
-        from kpagent.perception.methods import load_for_training
+        from kpagent.perception.methods import load_for_training, new_detector
         from kpagent.perception.zoo import find, load
 
         if variant == "shipped":
@@ -98,13 +99,19 @@ class Robustness:
         folder = self.runs / case
         sizes = {"capacity": self.capacity, "interactions": self.interactions}
         pairs = pairs_once(folder / "pairs.h5", game, say, **sizes)
-        changes = {"align": True} if variant == "aligned" else {}
+        spare = game.spare if variant == "fresh" else 0
+
+        def make(seed: int) -> Any:
+            if variant == "fresh":
+                return new_detector("transporter", game.keypoints + spare, seed=seed, align=True)
+            return load_for_training(find(origin), seed, **({"align": True} if variant == "aligned" else {}))
+
         return [
             train_once(
                 folder / variant / f"seed_{seed}",
-                partial(load_for_training, find(origin), seed, **changes),
+                partial(make, seed),
                 pairs,
-                fast_config(self.steps, seed),
+                fast_config(self.steps, seed, spare=spare),
                 say,
                 self.device,
             )

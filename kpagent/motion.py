@@ -73,6 +73,28 @@ def shift_images(images: Tensor, shift: Tensor) -> Tensor:
     return _shift_last_axis(_shift_last_axis(images, shift[:, 0]).mT, shift[:, 1]).mT
 
 
+def follow_layers(source: Tensor, target: Tensor, shift: Tensor, *, window: int = 5) -> Tensor:
+    """The source as far as two layers explain the target: one that stands still, and one that has moved by the shift.
+
+    Around each pixel the layer that is nearer to the target there is taken. What moves on its own is in neither, and stays
+    wrong: borders and displays that stand before a sliding background do not.
+
+    Args:
+        source: (N, C, H, W), floats.
+        target: the same shape.
+        shift: (N, 2), (x, y) in pixels, as of `global_shift`.
+        window: odd side in pixels of the neighbourhood that is compared.
+
+    Returns:
+        (N, C, H, W); no gradient passes to `target`.
+    """
+    moved = shift_images(source, shift)
+    with torch.no_grad():
+        wrong = [(target - layer).abs().mean(dim=1, keepdim=True) for layer in (source, moved)]
+        still, sliding = (functional.avg_pool2d(error, window, 1, window // 2) for error in wrong)
+    return torch.where(still <= sliding, source, moved)
+
+
 def _shift_last_axis(images: Tensor, shift: Tensor) -> Tensor:
     size = images.shape[-1]
     whole = shift.detach().floor()

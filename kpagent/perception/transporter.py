@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kpagent.frames import fold_patches, unfold_patches
 from kpagent.keypoints import gaussian_maps
-from kpagent.motion import global_shift, shift_images
+from kpagent.motion import follow_layers, global_shift
 from kpagent.perception.detector import DetectorConfig
 from kpagent.perception.reconstructor import Reconstructor
 
@@ -33,8 +33,8 @@ class TransporterConfig(DetectorConfig):
     moves then pays from the first step; without, RefineNet first learns to paint a still image and keypoints park."""
 
     align: bool = False
-    """In training, the source is first moved as the picture as a whole moves between the two frames, so that a background
-    that slides needs no keypoints. Keypoints are found in a single frame all the same."""
+    """In training, what slides in the source is first moved as the background moves between the two frames, so that it needs
+    no keypoints. Keypoints are found in a single frame all the same."""
 
     @classmethod
     def paper(cls, num_keypoints: int, **changes: Any) -> Self:
@@ -86,7 +86,7 @@ class Transporter(Reconstructor):
         refine = self._require_refine()
         source = source.detach()
         if self.config.align:
-            source = shift_images(source, global_shift(source, target))
+            source = follow_layers(source, target, global_shift(source, target))
         source_cells, target_cells = fold_patches(source, self.config.patch), fold_patches(target, self.config.patch)
         pixels = self.config.transport == "pixels"
         with torch.no_grad():

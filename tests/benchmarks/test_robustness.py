@@ -19,7 +19,7 @@ def test_it_measures_shipped_and_continued_weights(tmp_path: Path, monkeypatch: 
         cases=("pong_sliding",), steps=2, capacity=64, interactions=6_500, episodes=1, length=10, device="cpu"
     )
     figures = bench.run(said.append)["figures"]
-    for variant in ("shipped", "continued", "aligned"):
+    for variant in ("shipped", "continued", "aligned", "fresh"):
         for measure in ("precision@10", "recall@10", "tracked_fraction"):
             assert 0 <= figures[f"pong_sliding/{variant}/{measure}"]["value"] <= 1
             assert f"pong_sliding/{variant}/pong/{measure}" in figures
