@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kpagent.envs.making import make_env
 from kpagent.envs.sliding_background import sliding_texture
 from kpagent.frames import to_images
-from kpagent.motion import global_shift, shift_images
+from kpagent.motion import follow_layers, global_shift, shift_images
 
 
 def textures(height: int = 84, width: int = 84, count: int = 3) -> torch.Tensor:
@@ -163,3 +163,21 @@ def test_the_background_of_pong_is_found_and_aligned(sliding_pong: tuple[torch.T
     linear, rounded, still = (residual(shift_images(source, shift)) for shift in (found, found.round(), 0 * found))
     assert linear < 0.03
     assert linear < rounded < still / 2
+
+
+def test_what_stands_before_a_sliding_layer_stays_and_what_moves_on_its_own_stays_wrong() -> None:
+    before, shift = textures(count=2), torch.tensor([[7.0, -4.0], [-9.0, 5.0]])
+    after = shift_images(before, shift)
+    source, target = before.clone(), after.clone()
+    for image in (source, target):
+        image[..., 10:16, :] = 1
+    source[..., 40:46, 20:26] = 1
+    target[..., 60:66, 50:56] = 1
+    found = follow_layers(source, target, shift)
+    wrong = (found - target).abs().amax(dim=(0, 1))
+    # Where the small thing came to, it is not; the bar is where it was.
+    assert wrong[60:66, 50:56].min() > 0.3
+    assert wrong[12:14].max() < 1e-5
+    layers = (source, shift_images(source, shift))
+    left, right = (float((layer - target).abs().mean()) for layer in layers)
+    assert float((found - target).abs().mean()) < 0.5 * min(left, right)
