@@ -20,6 +20,8 @@ class Pairs:
     """Frame pairs kept."""
     interactions: int = 3_000_000
     """Budget."""
+    trajectory_length: int = 100
+    """Interactions of a trajectory at most."""
     save: Path | None = None
     """File to keep the pairs in."""
     seed: int = 0
@@ -32,9 +34,15 @@ class Pairs:
         from kpagent.benchmarks.results import Measurement, peak_memory_mb
         from kpagent.collect.pairs import PairsConfig, collect_pairs, gather
         from kpagent.drawing import require_writable
-        from kpagent.envs.making import make_vector_env
+        from kpagent.envs.making import copies, make_vector_env
 
-        config = PairsConfig(capacity=self.capacity, interactions=self.interactions, seed=self.seed)
+        config = PairsConfig(
+            capacity=self.capacity,
+            interactions=self.interactions,
+            trajectory_length=self.trajectory_length,
+            num_envs=copies(self.env),
+            seed=self.seed,
+        )
         if self.save is not None:
             require_writable(self.save, ".h5")
         command = f"kpagent bench pairs --env {self.env} --capacity {self.capacity} --interactions {self.interactions}"

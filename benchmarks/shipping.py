@@ -85,19 +85,15 @@ def training_command(name: str, game: Game, provenance: dict[str, Any]) -> str:
         flags["spare"] = settings["spare"]
     flags |= {"steps": training["steps"], "seed": training["seed"]}
     flags |= {flag: settings[flag] for flag, usual in (("balance", 0.5), ("mix", 0.0)) if settings.get(flag, usual) != usual}
-    collecting = {
-        "env": game.env,
-        "capacity": pairs["capacity"],
-        "interactions": pairs["interactions"],
-        "seed": pairs["seed"],
-    }
+    collecting = {"capacity": pairs["capacity"], "interactions": pairs["interactions"]}
+    if pairs["trajectory_length"] != 100:
+        collecting["trajectory-length"] = pairs["trajectory_length"]
     before = []
     if pairs["seed"] == training["seed"]:
-        flags |= {"capacity": pairs["capacity"], "interactions": pairs["interactions"]}
-        if pairs["trajectory_length"] != 100:
-            flags["trajectory-length"] = pairs["trajectory_length"]
+        flags |= collecting
     else:
         flags["pairs"] = f"runs/{name}_pairs.h5"
+        collecting = {"env": game.env, "seed": pairs["seed"]} | collecting
         before = ["kpagent bench pairs", *_flags(collecting), f"--save {flags['pairs']}", "&&"]
     switches = ["--difference"] if provenance["difference"] else []
     return " ".join([*before, "kpagent pretrain", *_flags(flags), *switches, f"--out runs/{name}"])
