@@ -46,6 +46,8 @@ class Pairs:
         if self.save is not None:
             require_writable(self.save, ".h5")
         command = f"kpagent bench pairs --env {self.env} --capacity {self.capacity} --interactions {self.interactions}"
+        if self.trajectory_length != 100:
+            command += f" --trajectory-length {self.trajectory_length}"
         measurement = Measurement("pairs", command)
         cpu, wall = time.process_time(), time.monotonic()
         with contextlib.closing(make_vector_env(self.env, config.num_envs)) as env:

@@ -120,11 +120,8 @@ class Robustness:
 
     def _measure(self, measurement: Any, path: str, models: Sequence[Any], play: Sequence[TrackedPlay], game: Game) -> float:
         """Add the figures of some models on one game's play; returns the mean recall."""
-        from kpagent.benchmarks.tracking import Track
+        from kpagent.benchmarks.tracking import Track, add_tracks
 
         tracks = [Track.of(model, play, game.epsilon, (self.length,)) for model in models]
-        for figure, (_, unit) in tracks[0].figures().items():
-            per_seed = [track.figures()[figure][0] for track in tracks]
-            if np.isfinite(per_seed).all():
-                measurement.add(f"{path}/{figure}", float(np.mean(per_seed)), unit, per_seed=per_seed)
+        add_tracks(measurement, path, tracks)
         return float(np.mean([track.recall[0] for track in tracks]))

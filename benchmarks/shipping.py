@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from kpagent.benchmarks.games import GAMES, Game, find_game
+from kpagent.benchmarks.games import GAMES, find_game
 from kpagent.benchmarks.tracked_play import record_play
 from kpagent.benchmarks.tracking import LENGTHS, Track, Tracking, encode
 from kpagent.benchmarks.tracking_pictures import draw_track
 from kpagent.drawing import add_caption, contact_sheet, draw_keypoints, write_png
+from kpagent.errors import UsageError
+from kpagent.perception.detector import KeypointDetector
 from kpagent.perception.zoo import SHIPPED, load
 
 PICTURES = Path(__file__).resolve().parent.parent / "docs" / "images" / "zoo"
@@ -35,8 +37,6 @@ def ship(name: str, weights: Path) -> Path:
     Raises:
         UsageError: no ground truth for the game, no such weights, or weights of another environment.
     """
-    from kpagent.errors import UsageError
-
     game, model = find_game(name), load(weights, "cpu")
     if model.provenance.get("env") != game.env:
         raise UsageError(f"{weights} holds keypoints of {model.provenance.get('env')}, not of {game.env}")
@@ -45,7 +45,7 @@ def ship(name: str, weights: Path) -> Path:
     track = Track.of(model, play, game.epsilon, LENGTHS)
     figures = {figure: value for figure, (value, _) in track.figures().items()}
     model.provenance |= {
-        "command": training_command(name, game, model.provenance | {"difference": model.config.difference}),
+        "command": training_command(name, game.env, model),
         "tracking": figures
         | {"epsilon": game.epsilon, "episodes": protocol.episodes, "length": protocol.length, "seed": protocol.seed},
     }
@@ -76,11 +76,17 @@ def draw_zoo(path: Path, *, length: int = 200, trail: int = 8) -> None:
     write_png(path, contact_sheet(drawn, columns=3))
 
 
-def training_command(name: str, game: Game, provenance: dict[str, Any]) -> str:
-    """The command that collects the same frame pairs and trains the same weights."""
-    settings, pairs = provenance["pretraining"], provenance["pairs"]["config"]
+def training_command(name: str, env: str, model: KeypointDetector) -> str:
+    """The command that collects the same frame pairs and trains the same weights.
+
+    Args:
+        name: of the weights, for the paths in it.
+        env: id of the environment.
+        model: with the provenance that pretraining wrote.
+    """
+    settings, pairs = model.provenance["pretraining"], model.provenance["pairs"]["config"]
     training = settings["training"]
-    flags = {"env": game.env, "keypoints": game.keypoints}
+    flags = {"env": env, "keypoints": model.num_keypoints}
     if settings.get("spare"):
         flags["spare"] = settings["spare"]
     flags |= {"steps": training["steps"], "seed": training["seed"]}
@@ -93,9 +99,9 @@ def training_command(name: str, game: Game, provenance: dict[str, Any]) -> str:
         flags |= collecting
     else:
         flags["pairs"] = f"runs/{name}_pairs.h5"
-        collecting = {"env": game.env, "seed": pairs["seed"]} | collecting
+        collecting = {"env": env, "seed": pairs["seed"]} | collecting
         before = ["kpagent bench pairs", *_flags(collecting), f"--save {flags['pairs']}", "&&"]
-    switches = ["--difference"] if provenance["difference"] else []
+    switches = ["--difference"] if model.config.difference else []
     return " ".join([*before, "kpagent pretrain", *_flags(flags), *switches, f"--out runs/{name}"])
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from kpagent.benchmarks.games import Game
+    from kpagent.benchmarks.results import Measurement
     from kpagent.benchmarks.tracked_play import TrackedPlay
     from kpagent.collect.pairs import FramePairs
 
@@ -81,7 +82,7 @@ class Tracking:
                 for method, models in detectors.items()
             }
             for method, tracks in found.items():
-                _add(measurement, f"{name}/{method}", tracks)
+                add_tracks(measurement, f"{name}/{method}", tracks)
                 if not self.weights:
                     cpu = [cost(self._folder(name, method, seed))["cpu_s"] for seed in self._seeds(name, method)]
                     measurement.add(f"{name}/{method}/train_cpu_s", float(np.mean(cpu)), "s of one core", per_seed=cpu)
@@ -260,11 +261,10 @@ def encode(model: Any, frames: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _add(measurement: Any, path: str, tracks: Sequence[Track]) -> None:
-    for figure in tracks[0].figures():
+def add_tracks(measurement: Measurement, path: str, tracks: Sequence[Track]) -> None:
+    """Add every figure of some tracks, one a seed, under a path such as pong/transporter; those that are NaN stay out."""
+    for figure, (_, unit) in tracks[0].figures().items():
         per_seed = [track.figures()[figure][0] for track in tracks]
-        if not np.isfinite(per_seed).all():
-            continue
-        unit = tracks[0].figures()[figure][1]
-        name = f"{path}/{figure}"
-        measurement.add(name, float(np.mean(per_seed)), unit, per_seed=per_seed, paper=PUBLISHED.get(name))
+        if np.isfinite(per_seed).all():
+            name = f"{path}/{figure}"
+            measurement.add(name, float(np.mean(per_seed)), unit, per_seed=per_seed, paper=PUBLISHED.get(name))

@@ -18,6 +18,7 @@ from kpagent.files import write_json
 from kpagent.perception.detector import KeypointDetector
 from kpagent.perception.pretraining import PretrainingConfig, pretrain
 from kpagent.perception.zoo import load
+from kpagent.training import pick_device
 
 COST = "cost.json"
 """Beside the weights of each training: what it took."""
@@ -47,7 +48,7 @@ def pairs_once(
     )
     if path.exists():
         pairs = FramePairs.load(path)
-        wanted = {"capacity": config.capacity, "interactions": config.interactions}
+        wanted = {name: getattr(config, name) for name in ("capacity", "interactions", "trajectory_length")}
         kept = {key: pairs.info["config"].get(key) for key in wanted}
         if pairs.info.get("env") != game.env or kept != wanted:
             raise UsageError(
@@ -83,8 +84,6 @@ def train_once(
     Raises:
         UsageError: the folder holds an unfinished run of other settings.
     """
-    from kpagent.training import pick_device
-
     spent = cost(folder)
     if spent["steps"] < config.training.steps:
         about = {"env": pairs.info["env"], "pairs": dict(pairs.info)}

@@ -63,7 +63,7 @@ class Pretrain:
     difference: bool = False
     """Let keypoints be found in what differs from the median frame: for things that look different and roam everywhere."""
     align: bool = False
-    """Move the source frame as the picture as a whole moves, so that a background that slides needs no keypoints."""
+    """Move what slides in the source frame as the background moves, so that it needs no keypoints."""
     mix: float = 0.0
     """Share of the pairs whose frames come from different episodes: for things that lie still within one."""
     balance: float | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +108,7 @@ class DetectorConfig:
         }
 
 
-class KeypointDetector(nn.Module):
+class KeypointDetector(nn.Module, ABC):
     """A model that finds keypoints: `loss` to train it, `encode` to use it. Each method is a subclass.
 
     Args:
@@ -194,6 +195,7 @@ class KeypointDetector(nn.Module):
         assert self.background is not None
         return cells - fold_patches(self.background[None], self.config.patch)
 
+    @abstractmethod
     def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """What training minimises.
 
@@ -206,7 +208,6 @@ class KeypointDetector(nn.Module):
         Raises:
             UsageError: these weights were saved for inference only.
         """
-        raise NotImplementedError
 
     @torch.no_grad()
     def encode(self, frames: Any, *, features: bool = True) -> Keypoints:
@@ -240,7 +241,7 @@ class KeypointDetector(nn.Module):
 
         Args:
             path: where.
-            inference_only: leave out what `encode` does not need: RefineNet, the background, counters.
+            inference_only: leave out what `encode` does not need: RefineNet, counters, a background that Ψ does not see.
 
         Raises:
             UsageError: the file cannot be written.

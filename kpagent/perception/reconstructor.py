@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Self
 
@@ -38,6 +39,7 @@ class Reconstructor(FramePainter):
         loss, l2 = picture_loss(image, target, batch)
         return loss, {"l2": l2}
 
+    @abstractmethod
     def reconstruct(self, source: Tensor, target: Tensor, *, without: Collection[int] = ()) -> tuple[Tensor, Tensor]:
         """The target painted from the source frame and what the target's keypoints bring.
 
@@ -52,7 +54,6 @@ class Reconstructor(FramePainter):
         Raises:
             UsageError: these weights were saved for inference only.
         """
-        raise NotImplementedError
 
     def select(self, keypoints: Sequence[int]) -> Self:
         """A model with these keypoints alone, in this order; it paints what this one paints without the others.
