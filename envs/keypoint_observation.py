@@ -80,6 +80,7 @@ class KeypointObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstruct
         super().__init__(env)
         self._layout = _layout(env.observation_space, env.render_mode)
         self._see = _Eye(keypoints, flatten, features, device)
+        self._frame: np.ndarray | None = None
         self.observation_space = self._see.space
 
     @property
@@ -87,9 +88,19 @@ class KeypointObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstruct
         """The model that finds the keypoints."""
         return self._see.model
 
+    @property
+    def frame(self) -> np.ndarray:
+        """The frame behind the newest observation, (H, W, 3) uint8; not a copy, and not to be written to.
+
+        Raises:
+            UsageError: before the first `reset`.
+        """
+        return _seen(self._frame)
+
     def observation(self, observation: Any) -> Observation:
         """The keypoints of one observation of the wrapped environment, or of what it renders now."""
         frame = _rendered(self.env.render()) if self._layout is None else self._layout.to_rgb(observation)
+        self._frame = frame
         seen = self._see(frame[None])
         return {name: value[0] for name, value in seen.items()} if isinstance(seen, dict) else seen[0]
 
@@ -128,6 +139,7 @@ class KeypointVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
             cure = "take autoreset mode NEXT_STEP, or wrap each environment in KeypointObservation"
             raise UsageError(f"frames that are rendered are lost when an episode ends and begins in the same step: {cure}")
         self._see = _Eye(keypoints, flatten, features, device)
+        self._newest: np.ndarray | None = None
         self.single_observation_space = self._see.space
         self.observation_space = batch_space(self._see.space, self.num_envs)
 
@@ -136,15 +148,25 @@ class KeypointVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
         """The model that finds the keypoints."""
         return self._see.model
 
+    @property
+    def frames(self) -> np.ndarray:
+        """The frames behind the newest observations, (N, H, W, 3) uint8; not a copy, and not to be written to.
+
+        Raises:
+            UsageError: before the first `reset`.
+        """
+        return _seen(self._newest)
+
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
         """As of the wrapped environment, with the keypoints of its observations."""
         observations, info = self.env.reset(seed=seed, options=options)
-        return self._see(self._frames(observations)), info
+        self._newest = self._frames(observations)
+        return self._see(self._newest), info
 
     def step(self, actions: Any) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """As of the wrapped environment, with the keypoints of its observations and of the last ones of episodes."""
         observations, rewards, terminated, truncated, info = self.env.step(actions)
-        frames = self._frames(observations)
+        self._newest = frames = self._frames(observations)
         if "final_obs" not in info:
             return self._see(frames), rewards, terminated, truncated, info
         ended = np.asarray(info.get("_final_obs", terminated | truncated), bool)
@@ -170,11 +192,11 @@ class _Eye:
     """Frames to observations: what both wrappers have in common."""
 
     def __init__(self, keypoints: str | Path | PerceptionModel, flatten: bool, features: bool, device: str) -> None:
-        self.model = _model(keypoints, device)
+        self.model = find_perception(keypoints, device)
         self.flatten = flatten
         count, depth = self.model.num_keypoints, self.model.feature_dim if features else 0
         self.features = depth > 0
-        self.space = _space(count, depth, flatten)
+        self.space = keypoint_space(count, depth, flatten)
 
     def __call__(self, frames: np.ndarray) -> Observation:
         """(N, H, W, 3) uint8 to an observation with N in front of every array."""
@@ -188,7 +210,8 @@ class _Eye:
         return seen | {"features": keypoints.features} if self.features else seen
 
 
-def _space(count: int, depth: int, flatten: bool) -> gym.Space[Any]:
+def keypoint_space(count: int, depth: int, flatten: bool = False) -> gym.Space[Any]:
+    """The space of observations of `count` keypoints with `depth` features each, as `KeypointObservation` describes it."""
     low, high = np.full((count, 3 + depth), -np.inf, np.float32), np.full((count, 3 + depth), np.inf, np.float32)
     low[:, :3], high[:, :3] = (-1, -1, 0), 1
     if flatten:
@@ -197,6 +220,12 @@ def _space(count: int, depth: int, flatten: bool) -> gym.Space[Any]:
     return gym.spaces.Dict(
         {name: gym.spaces.Box(low[:, part], high[:, part], dtype=np.float32) for name, part in parts.items()}
     )
+
+
+def _seen(frames: np.ndarray | None) -> np.ndarray:
+    if frames is None:
+        raise UsageError("there is no frame before the first reset")
+    return frames
 
 
 def _layout(space: gym.Space[Any], render_mode: str | None) -> FrameLayout | None:
@@ -216,7 +245,12 @@ def _rendered(frame: Any) -> np.ndarray:
     raise UsageError(f"the environment must render (H, W, 3) uint8 frames, not {found}")
 
 
-def _model(keypoints: str | Path | PerceptionModel, device: str) -> PerceptionModel:
+def find_perception(keypoints: str | Path | PerceptionModel, device: str = "auto") -> PerceptionModel:
+    """The model behind what `KeypointObservation` takes as `keypoints`, on the device that it takes as `device`.
+
+    Raises:
+        UsageError: no such weights or device, or nothing that finds keypoints.
+    """
     in_worker = multiprocessing.current_process().daemon
     if in_worker:
         # The pools of threads do not survive a fork, and as many workers as cores need no more than one thread each.

@@ -32,7 +32,7 @@ def make_env(env_id: str, **kwargs: Any) -> gym.Env[Any, Any]:
     Raises:
         UsageError: no such id (the message lists those close to it), or what it needs is not installed.
     """
-    _require_registered(env_id)
+    require_registered(env_id)
     if env_id.startswith("ALE/"):
         kwargs = {"frameskip": FRAME_SKIP, "repeat_action_probability": 0.0} | kwargs
     env = _make(env_id, kwargs)
@@ -63,7 +63,7 @@ def make_vector_env(
     Raises:
         UsageError: as for `make_env`, or fewer than one copy.
     """
-    _require_registered(env_id)
+    require_registered(env_id)
     if num_envs < 1:
         raise UsageError(f"the number of environments must be at least 1, not {num_envs}")
     if env_id.startswith("ALE/"):
@@ -92,7 +92,12 @@ def _make(env_id: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
         raise UsageError(f"{env_id} cannot be made: {_one_line(error)}") from error
 
 
-def _require_registered(env_id: str) -> None:
+def require_registered(env_id: str) -> None:
+    """Make sure that Gymnasium knows an id, registering what has to be.
+
+    Raises:
+        UsageError: no such id (the message lists those close to it), or what it needs is not installed.
+    """
     module, _, name = env_id.rpartition(":")
     if module:
         try:

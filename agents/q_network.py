@@ -1,0 +1,147 @@
+"""The network of KeyQN (Transporter Figure 5): thermometer-coded keypoints and their features, an LSTM, Q-values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kpagent.agents.thermometer import thermometer
+from kpagent.errors import UsageError
+
+State = dict[str, Tensor]
+"""Parts of the recurrent state, each (B, ...)."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes of the network. The paper publishes none of them."""
+
+    bins: int = 16
+    """Cells of the thermometer of each coordinate."""
+    motion_range: float = 0.25
+    """Largest move between two observations that the thermometer of a keypoint's motion tells from larger ones; 0 leaves
+    motion to the LSTM."""
+    features: bool = True
+    """Whether to see the features under the keypoints, where there are any."""
+    embedding: int = 256
+    """Units between the code and the LSTM."""
+    hidden: int = 128
+    """Units of the LSTM, and of each stream of the dueling head."""
+    atoms: int = 51
+    """Atoms of the value distribution; 1 learns expected values alone."""
+    value_range: tuple[float, float] = (-10.0, 10.0)
+    """Values of the outermost atoms."""
+
+    def __post_init__(self) -> None:
+        checks = {
+            "bins must be at least 2": self.bins >= 2,
+            "motion_range must not be negative": self.motion_range >= 0,
+            "embedding must be at least 1": self.embedding >= 1,
+            "hidden must be at least 1": self.hidden >= 1,
+            "atoms must be at least 1": self.atoms >= 1,
+            "value_range must rise": self.value_range[0] < self.value_range[1],
+        }
+        for message, holds in checks.items():
+            if not holds:
+                raise UsageError(f"{message}; got {getattr(self, message.split()[0])!r}")
+
+
+class KeypointQNetwork(nn.Module):
+    """Q-values of every action from keypoints seen one observation after the other.
+
+    Args:
+        num_keypoints: K.
+        feature_dim: D, 0 without features.
+        num_actions: A.
+        config: sizes.
+    """
+
+    def __init__(self, num_keypoints: int, feature_dim: int, num_actions: int, config: NetworkConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or NetworkConfig()
+        self.num_keypoints, self.num_actions = num_keypoints, num_actions
+        self.given_features = feature_dim
+        self.feature_dim = feature_dim if config.features else 0
+        codes = 2 if config.motion_range > 0 else 1
+        inputs = num_keypoints * (codes * 2 * config.bins + 1 + self.feature_dim)
+        self.embed = nn.Sequential(nn.Linear(inputs, config.embedding), nn.LayerNorm(config.embedding), nn.ReLU())
+        self.lstm = nn.LSTM(config.embedding, config.hidden, batch_first=True)
+        self.value = _stream(config.hidden, config.atoms)
+        self.advantage = _stream(config.hidden, num_actions * config.atoms)
+        self.register_buffer("support", torch.linspace(*config.value_range, config.atoms), persistent=False)
+        self.support: Tensor
+
+    @property
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each part of one recurrent state: that of the LSTM and, for motion, where the keypoints were."""
+        shapes: dict[str, tuple[int, ...]] = {"hidden": (self.config.hidden,), "cell": (self.config.hidden,)}
+        return shapes | ({"xy": (self.num_keypoints, 2)} if self.config.motion_range > 0 else {})
+
+    def initial_state(self, batch: int) -> State:
+        """The state at the beginning of an episode, all zero."""
+        device = self.support.device
+        return {name: torch.zeros(batch, *shape, device=device) for name, shape in self.state_shapes.items()}
+
+    def forward(self, observation: dict[str, Tensor], first: Tensor, state: State) -> tuple[Tensor, State]:
+        """Q-values along segments.
+
+        Args:
+            observation: `xy` (B, T, K, 2), `presence` (B, T, K) and, with features, `features` (B, T, K, D).
+            first: (B, T) bool, the recurrent state is zero before this row.
+            state: before the first row.
+
+        Returns:
+            Logits (B, T, A, atoms), with one atom the Q-values themselves, and the state after the last row.
+        """
+        embedded = self.embed(self.encode(observation, first, state))
+        hidden, cell = state["hidden"], state["cell"]
+        outputs = []
+        for start, end in _stretches(first):
+            keep = (~first[:, start]).to(embedded.dtype).unsqueeze(1)
+            hidden, cell = hidden * keep, cell * keep
+            output, (hidden_, cell_) = self.lstm(embedded[:, start:end], (hidden[None], cell[None]))
+            hidden, cell = hidden_[0], cell_[0]
+            outputs.append(output)
+        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+        # Differences between actions are a hundredth of the values: too fine for eight bits.
+        with torch.autocast(output.device.type, enabled=False):
+            logits = self._dueling(output.float())
+        after = {"hidden": hidden.float(), "cell": cell.float()}
+        if self.config.motion_range > 0:
+            after["xy"] = observation["xy"][:, -1]
+        return logits, after
+
+    def encode(self, observation: dict[str, Tensor], first: Tensor, state: State) -> Tensor:
+        """What the keypoints look like to the network (Figure 5): (B, T, inputs)."""
+        xy = observation["xy"]
+        parts = [thermometer(xy, self.config.bins).flatten(2), observation["presence"]]
+        if self.config.motion_range > 0:
+            before = torch.cat([state["xy"].unsqueeze(1), xy[:, :-1]], dim=1)
+            motion = (xy - before).masked_fill(first[..., None, None], 0.0)
+            parts.append(thermometer(motion / self.config.motion_range, self.config.bins).flatten(2))
+        if self.feature_dim:
+            parts.append(observation["features"].flatten(2))
+        return torch.cat(parts, dim=-1)
+
+    def expectation(self, logits: Tensor) -> Tensor:
+        """Q-values (..., A) of logits (..., A, atoms)."""
+        if self.config.atoms == 1:
+            return logits.squeeze(-1)
+        return logits.softmax(dim=-1) @ self.support
+
+    def _dueling(self, output: Tensor) -> Tensor:
+        advantage = self.advantage(output).unflatten(-1, (self.num_actions, self.config.atoms))
+        value = self.value(output).unsqueeze(-2)
+        return value + advantage - advantage.mean(dim=-2, keepdim=True)
+
+
+def _stream(hidden: int, outputs: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+
+
+def _stretches(first: Tensor) -> list[tuple[int, int]]:
+    """Runs of rows between which some state is reset."""
+    begins = [0, *(torch.nonzero(first[:, 1:].any(dim=0)).flatten() + 1).tolist()]
+    return list(zip(begins, [*begins[1:], first.shape[1]], strict=True))

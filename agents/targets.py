@@ -1,0 +1,68 @@
+"""Targets of Q-learning over segments: pure functions of tensors (B, T)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def double_q_values(online: Tensor, target: Tensor) -> Tensor:
+    """Value of the action that the online network prefers, in the eyes of the target network (van Hasselt et al. 2016).
+
+    Args:
+        online: (..., A) Q-values of the network that learns.
+        target: (..., A) Q-values of the target network.
+
+    Returns:
+        (...).
+
+    Raises:
+        ValueError: shapes differ.
+    """
+    if online.shape != target.shape:
+        raise ValueError(f"online {tuple(online.shape)} and target {tuple(target.shape)} must have one shape")
+    return target.gather(-1, online.argmax(dim=-1, keepdim=True)).squeeze(-1)
+
+
+def n_step_targets(
+    reward: Tensor, terminated: Tensor, usable: Tensor, value: Tensor, n_step: int, discount: float
+) -> Tensor:
+    """Sum of the next `n_step` rewards and the value of where they lead, discounted.
+
+    Where fewer transitions follow in the window, or the episode terminates, fewer are summed; nothing is bootstrapped
+    from beyond a termination.
+
+    Args:
+        reward: (B, T) of the transition after each row.
+        terminated: (B, T) bool, that transition terminated the episode.
+        usable: (B, T) bool, the transition lies in the window, and the row after it unless it terminated.
+        value: (B, T) of each row's observation.
+        n_step: transitions to look ahead, at least 1.
+        discount: of each transition, in [0, 1].
+
+    Returns:
+        (B, T); meaningless where not `usable`.
+
+    Raises:
+        ValueError: shapes differ, or n_step is below 1.
+    """
+    if not reward.shape == terminated.shape == usable.shape == value.shape or reward.ndim != 2:
+        shapes = ", ".join(str(tuple(x.shape)) for x in (reward, terminated, usable, value))
+        raise ValueError(f"reward, terminated, usable and value must have one shape (B, T), not {shapes}")
+    if n_step < 1:
+        raise ValueError(f"n_step must be at least 1, not {n_step}")
+    length = reward.shape[1]
+    rewards, ends, can = (torch.cat([x, x.new_zeros(x.shape[0], n_step)], dim=1) for x in (reward, terminated, usable))
+    total = torch.zeros_like(reward)
+    factor = torch.ones_like(reward)
+    place = torch.arange(length, device=reward.device).expand_as(reward)
+    going = torch.ones_like(usable)
+    for step in range(n_step):
+        window = slice(step, step + length)
+        going = going & can[:, window]
+        total = total + going * factor * rewards[:, window]
+        ended = going & ends[:, window]
+        factor = torch.where(going, factor * discount, factor) * ~ended
+        place = place + going.long()
+        going = going & ~ended
+    return total + factor * value.gather(1, place.clamp(max=length - 1))
