@@ -47,7 +47,7 @@ class KeypointPolicy(BasePolicy):
         self.q_net_target.load_state_dict(self.q_net.state_dict())
         self.q_net_target.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
-            self.q_net.parameters(), lr=lr_schedule(1), weight_decay=weight_decay, eps=1.5e-4, fused=True
+            self.q_net.parameters(), lr=lr_schedule(1), weight_decay=weight_decay, eps=1e-6, fused=True
         )
 
     @torch.no_grad()

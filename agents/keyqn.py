@@ -21,7 +21,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, TrainFreq
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import LinearSchedule, get_system_info, polyak_update
 from torch import Tensor
 from torch.nn import functional as F
@@ -392,7 +392,7 @@ class KeyQN(OffPolicyAlgorithm):
             "features": self.q_net.given_features,
             "actions": self.q_net.num_actions,
             "hyperparameters": {name: getattr(self, name) for name in HYPERPARAMETERS},
-            "train_freq": self._steps_between_updates(),
+            "train_freq": self.train_freq.frequency,  # type: ignore[union-attr]
             "network": dataclasses.asdict(self.policy.network),
             "progress": {
                 "num_timesteps": self.num_timesteps,
@@ -506,10 +506,6 @@ class KeyQN(OffPolicyAlgorithm):
             UsageError: always.
         """
         raise UsageError('KeyQN reads its replay with the agent: save(path, include=["replay"]), then KeyQN.load(path)')
-
-    def _steps_between_updates(self) -> int:
-        assert isinstance(self.train_freq, TrainFreq)
-        return self.train_freq.frequency
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
         return ["policy", "policy.optimizer"], []

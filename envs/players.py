@@ -142,7 +142,12 @@ def _see_keypoints(
     if not any_weights:
         _require_weights_of(env_id, see, model)
     if not env_id.startswith("ALE/"):
-        return _take_turns(partial(_seen_alone, env_id, model, features), num_envs)
+        turns = _take_turns(partial(_seen_alone, env_id, model, features), num_envs)
+        try:
+            turns.envs[0].reset()
+        except gym.error.DependencyNotInstalled as error:
+            raise UsageError(f"{env_id} cannot render: {error}") from error
+        return turns
     # The emulator's threads shrink frames as the model would, sooner.
     size = getattr(model, "image_size", None)
     settings = {"img_height": size, "img_width": size} if size else {}
@@ -156,7 +161,7 @@ def _see_objects(env_id: str, num_envs: int) -> VectorEnv[Any, Any, Any]:
     return _take_turns(partial(_objects_alone, env_id), num_envs)
 
 
-def _take_turns(make: Callable[[], gym.Env[Any, Any]], num_envs: int) -> VectorEnv[Any, Any, Any]:
+def _take_turns(make: Callable[[], gym.Env[Any, Any]], num_envs: int) -> SyncVectorEnv:
     # What it copies is copied on by GymnasiumVecEnv, in less time than by deepcopy.
     return SyncVectorEnv([make] * num_envs, copy=False, autoreset_mode=AutoresetMode.SAME_STEP)
 
@@ -179,7 +184,7 @@ def _require_weights_of(env_id: str, see: Any, model: PerceptionModel) -> None:
     name = repr(str(see)) if isinstance(see, (str, Path)) else type(model).__name__
     right = [name for name, header in zoo.shipped().items() if _game(header["provenance"]["env"]) == _game(env_id)]
     cure = f"take {' or '.join(map(repr, right))}" if right else "pretrain some for it"
-    raise UsageError(f"the weights {name} are for {made_for}, not for {env_id}: {cure}, or allow any weights")
+    raise UsageError(f"the weights {name} are for {made_for}, not for {env_id}: {cure}, or pass any_weights=True")
 
 
 def _game(env_id: str) -> str:

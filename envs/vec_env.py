@@ -160,8 +160,8 @@ class GymnasiumVecEnv(VecEnv):
         ]
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """What each environment renders now."""
-        images: Any = self.env.render()
+        """What each environment renders now; None where they do not."""
+        images: Any = self.env.render() if self.render_mode is not None else None
         return list(images) if images is not None else [None] * self.num_envs
 
     def _statistics(self, index: int) -> dict[str, Any]:

@@ -205,9 +205,9 @@ class SegmentReplay:
         """
         arrays = self._arrays()
         rows = min(int(state["written"].max(initial=0)), self.rows) if "written" in state else -1
-        fits = set(state) == {*arrays, "written", "begins"} and all(
-            state[name].shape == (self.num_envs, rows, *array.shape[2:]) for name, array in arrays.items()
-        )
+        shapes = {name: (self.num_envs, rows, *array.shape[2:]) for name, array in arrays.items()}
+        shapes |= {"written": self.written.shape, "begins": self._begins.shape}
+        fits = {name: value.shape for name, value in state.items()} == shapes
         if not fits:
             kept_for = f"{self.num_envs} environments with {self.rows} rows each"
             raise UsageError(f"the replay was kept with other observations, or not for {kept_for}")

@@ -19,7 +19,8 @@ from kpagent.benchmarks.keypoint_distance import KeypointDistance
 from kpagent.benchmarks.pairs import Pairs
 from kpagent.benchmarks.results import FIGURE, RESULT, Measurement, bootstrap_ci95, peak_memory_mb, write
 from kpagent.benchmarks.speed import Speed
-from kpagent.cli import Bench, _parse
+from kpagent.cli import _parse
+from kpagent.cli.bench import Bench
 from kpagent.collect.pairs import FramePairs
 from kpagent.errors import UsageError
 from kpagent.perception.transporter import Transporter, TransporterConfig

@@ -1,40 +1,19 @@
-"""Keypoints of environments: learn them, watch them, measure them."""
-
-# Each subcommand is a frozen dataclass whose fields are its flags.
+"""`kpagent pretrain`: learn the keypoints of an environment."""
 
 from __future__ import annotations
 
 import contextlib
-import io
-import itertools
-import os
-import re
-import signal
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
-
-from kpagent.benchmarks.keypoint_distance import KeypointDistance
-from kpagent.benchmarks.pairs import Pairs
-from kpagent.benchmarks.robustness import Robustness
-from kpagent.benchmarks.speed import Speed
-from kpagent.benchmarks.tracking import Tracking
+from kpagent.cli.terminal import console, progress_bar, stop_on_interrupt
 from kpagent.errors import UsageError
 
 if TYPE_CHECKING:
     from kpagent.collect.pairs import FramePairs
     from kpagent.perception.detector import KeypointDetector
     from kpagent.perception.pretraining import PretrainingConfig
-
-# A pipe has no width of its own, and 80 columns would cut the names of figures.
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 
 
 @dataclass(frozen=True)
@@ -119,7 +98,7 @@ class Pretrain:
         if self.init is not None:
             about["init"] = {"weights": self.init, "provenance": model.provenance}
         run = pretrain(model.to(device), pairs, config, self.out, provenance=about, resume=self.resume)
-        with _bar("pretraining") as bar, _stop_on_interrupt() as stopped, contextlib.closing(run):  # type: ignore[type-var]
+        with progress_bar() as bar, stop_on_interrupt() as stopped, contextlib.closing(run):  # type: ignore[type-var]
             task = bar.add_task("pretraining", total=training.steps)
             for report in run:
                 bar.update(task, completed=report.step)
@@ -206,7 +185,7 @@ def collect(env_id: str, config: Any, actors: int = 0, ray_address: str | None =
     from kpagent.envs.making import make_vector_env
 
     console.print(f"collecting {config.capacity} frame pairs in {config.memory_bytes() / 1e9:.1f} GB of memory")
-    with _bar("collecting") as bar:
+    with progress_bar() as bar:
         task = bar.add_task("collecting", total=config.interactions)
         if actors:
             from kpagent.collect.distributed import collect_pairs_distributed
@@ -225,186 +204,5 @@ def _make_worker_env(env_id: str, num_envs: int, seed: int) -> Any:
     return make_vector_env(env_id, num_envs)
 
 
-@dataclass(frozen=True)
-class Watch:
-    """Play an environment at random and write a video with its keypoints, and a contact sheet beside it."""
-
-    env: str
-    """Gymnasium id, such as ALE/Pong-v5."""
-    weights: str
-    """Name in the zoo (see kpagent zoo), or path of a weights file."""
-    out: Path = Path("watch.mp4")
-    """Video to write; the contact sheet has the same name with .png."""
-    steps: int = 600
-    """Interactions to play."""
-    fps: float = 30
-    """Frames a second of the video."""
-    trail: int = 16
-    """Interactions after which a trail has faded."""
-    labels: bool = False
-    """Number the keypoints."""
-    seed: int = 0
-    """Of the environment and the actions."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
-
-    def run(self) -> int:
-        """Write the video and the sheet, print an observation and the speed."""
-        from kpagent.envs.watching import format_observation, watch
-        from kpagent.perception.zoo import find
-
-        find(self.weights)
-        with _bar("playing") as bar:
-            task = bar.add_task("playing", total=self.steps)
-            report = watch(
-                self.env,
-                self.weights,
-                out=self.out,
-                steps=self.steps,
-                seed=self.seed,
-                fps=self.fps,
-                trail=self.trail,
-                labels=self.labels,
-                device=self.device,
-                progress=lambda done, total: bar.update(task, completed=done),
-            )
-        console.print(f"an observation of KeypointObservation:\n{format_observation(report.observation)}")
-        console.print(f"{report.interactions_per_s:.0f} interactions/s, environment and keypoints")
-        console.print(f"wrote {report.video} ({report.interactions} frames) and {report.sheet}")
-        return 0
-
-
-@dataclass(frozen=True)
-class Zoo:
-    """List the shipped weights with their figures."""
-
-    def run(self) -> int:
-        """Print the table; precision and recall are those of tracks of 200 frames."""
-        from kpagent.perception.zoo import shipped
-
-        table = Table("name", "environment", "K", "image", "steps", "held-out loss / copying", "precision", "recall")
-        for name, header in shipped().items():
-            config, about = header["config"], header["provenance"]
-            held_out = about.get("held_out", {})
-            ratio = f"{held_out['loss'] / held_out['copy_loss']:.3f}" if held_out else ""
-            found = about.get("tracking", {})
-            scores = [f"{found[f'{name}@200']:.2f}" if found else "" for name in ("precision", "recall")]
-            size = f"{config['image_size']}×{config['image_size']}"
-            row = (name, about.get("env", ""), config["num_keypoints"], size, about.get("steps", ""), ratio, *scores)
-            table.add_row(*map(str, row))
-        console.print(table)
-        return 0
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Measure, print a table and write benchmarks/results/NAME.json."""
-
-    benchmark: Annotated[
-        Annotated[Speed, tyro.conf.subcommand("speed")]
-        | Annotated[KeypointDistance, tyro.conf.subcommand("keypoints")]
-        | Annotated[Pairs, tyro.conf.subcommand("pairs")]
-        | Annotated[Tracking, tyro.conf.subcommand("tracking")]
-        | Annotated[Robustness, tyro.conf.subcommand("robustness")],
-        tyro.conf.arg(name=""),
-    ]
-
-    def run(self) -> int:
-        """Run it and print what it found."""
-        from kpagent.benchmarks.results import write
-        from kpagent.drawing import require_writable
-
-        require_writable(self.benchmark.out / "results.json", ".json")
-        with _bar("measuring") as bar:
-            bar.add_task(type(self.benchmark).__name__, total=None)
-            result = self.benchmark.run(lambda line: bar.console.print(line))
-        table = Table("figure", "value", "unit")
-        for name, figure in result["figures"].items():
-            table.add_row(name, f"{figure['value']:.4g}", figure["unit"])
-        console.print(table)
-        console.print(f"wrote {write(result, self.benchmark.out)}")
-        return 0
-
-
-Command = (
-    Annotated[Pretrain, tyro.conf.subcommand("pretrain")]
-    | Annotated[Watch, tyro.conf.subcommand("watch")]
-    | Annotated[Zoo, tyro.conf.subcommand("zoo")]
-    | Annotated[Bench, tyro.conf.subcommand("bench")]
-)
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; ends the process with 0, or with 2 and one line on a mistake of the user's or Ctrl-C."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        command = _parse(arguments)
-        sys.exit(command.run())
-    except (UsageError, FloatingPointError) as error:
-        sys.exit(_fail(str(error)))
-    except KeyboardInterrupt as interrupt:
-        sys.exit(_fail(f"interrupted{': ' if interrupt.args else ''}{' '.join(map(str, interrupt.args))}"))
-
-
-def _parse(arguments: list[str] | None) -> Any:
-    """The command, or a UsageError of one line where tyro would print a box."""
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(Command, prog="kpagent", args=arguments, description=__doc__)
-    except SystemExit as end:
-        if not end.code:
-            raise
-        raise UsageError(_unboxed(complaint.getvalue())) from None
-
-
-def _unboxed(box: str) -> str:
-    """The title and the text of a box of tyro's in one line, without the suggestions at its end, a screen long."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()
-    # Where the terminal knows no Unicode, the box has rules of hyphens and no sides.
-    title, *lines = (re.sub(r"^-{4,}$", "", line.strip("╭╮╰╯│─ ")) for line in plain)
-    parts = [" ".join(part.split()) for part in re.split(r"\n\n+", "\n".join(lines).strip())]
-    kept = itertools.takewhile(lambda part: not re.match(r"Arguments (are applied|similar)|For full helptext", part), parts)
-    return f"{title}: {'; '.join(kept).removeprefix(f'{title}: ')}"
-
-
-def _fail(message: str) -> int:
-    print(f"kpagent: {' '.join(message.split())}", file=sys.stderr)
-    return 2
-
-
 def _figure(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4f}"
-
-
-@contextlib.contextmanager
-def _bar(name: str) -> Iterator[Progress]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        yield bar
-
-
-@contextlib.contextmanager
-def _stop_on_interrupt() -> Iterator[list[bool]]:
-    """A list that is no longer empty once Ctrl-C was pressed; pressed again, it interrupts at once."""
-    stopped: list[bool] = []
-
-    def stop(number: int, frame: Any) -> None:
-        stopped.append(True)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield stopped
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-if __name__ == "__main__":
-    main()

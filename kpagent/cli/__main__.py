@@ -1,0 +1,5 @@
+"""`python -m kpagent.cli`, the same as `kpagent`."""
+
+from kpagent.cli import main
+
+main()

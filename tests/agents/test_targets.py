@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kpagent.agents.targets import double_q_values, n_step_targets
+
+
+def slow_targets(
+    reward: np.ndarray, terminated: np.ndarray, usable: np.ndarray, value: np.ndarray, n_step: int, discount: float
+) -> np.ndarray:
+    """The definition, one row at a time."""
+    targets = np.zeros(reward.shape)
+    for batch, row in np.ndindex(*reward.shape):
+        total, factor, place = 0.0, 1.0, row
+        for _ in range(n_step):
+            if place >= reward.shape[1] or not usable[batch, place]:
+                break
+            total += factor * reward[batch, place]
+            factor *= discount
+            if terminated[batch, place]:
+                factor = 0.0
+                break
+            place += 1
+        targets[batch, row] = total + (factor * value[batch, place] if factor else 0)
+    return targets
+
+
+@st.composite
+def segments(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Reward, terminated, usable and value of windows as the replay gives them: the last row is usable if it terminated."""
+    batch, length = draw(st.integers(1, 4)), draw(st.integers(1, 9))
+    generator = np.random.default_rng(draw(st.integers(0, 2**16)))
+    terminated = generator.random((batch, length)) < draw(st.sampled_from([0.0, 0.2, 0.6]))
+    valid = generator.random((batch, length)) < draw(st.sampled_from([0.6, 0.9, 1.0]))
+    follows = np.concatenate([valid[:, 1:], np.zeros((batch, 1), bool)], axis=1)
+    reward, value = generator.normal(size=(2, batch, length))
+    return reward, terminated, valid & (terminated | follows), value
+
+
+@given(segment=segments(), n_step=st.integers(1, 12), discount=st.sampled_from([0.0, 0.5, 0.99, 1.0]))
+def test_targets_are_those_of_the_definition(
+    segment: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], n_step: int, discount: float
+) -> None:
+    reward, terminated, usable, value = segment
+    found = n_step_targets(*(torch.as_tensor(part) for part in segment), n_step, discount)
+    wanted = slow_targets(reward, terminated, usable, value, n_step, discount)
+    np.testing.assert_allclose(found.numpy()[usable], wanted[usable], atol=1e-12)
+
+
+def targets(reward: list[float], terminated: list[int], usable: list[int], n_step: int) -> list[float]:
+    parts = (torch.tensor([reward]), torch.tensor([terminated]).bool(), torch.tensor([usable]).bool())
+    value = 100 * torch.arange(1.0, len(reward) + 1).unsqueeze(0)
+    return n_step_targets(*parts, value, n_step, 0.5)[0].tolist()
+
+
+def test_one_step_is_reward_and_discounted_value_of_the_next_row() -> None:
+    assert targets([1, 2, 3], [0, 0, 0], [1, 1, 0], 1)[:2] == [1 + 0.5 * 200, 2 + 0.5 * 300]
+
+
+def test_two_steps_are_two_rewards_and_the_value_behind_them() -> None:
+    assert targets([1, 2, 4, 8], [0, 0, 0, 0], [1, 1, 1, 0], 2)[:2] == [1 + 0.5 * 2 + 0.25 * 300, 2 + 0.5 * 4 + 0.25 * 400]
+
+
+def test_at_the_end_of_the_window_fewer_steps_are_summed() -> None:
+    assert targets([1, 2, 4, 8], [0, 0, 0, 0], [1, 1, 1, 0], 3)[1:3] == [2 + 0.5 * 4 + 0.25 * 400, 4 + 0.5 * 400]
+
+
+def test_a_termination_ends_the_sum_without_a_value() -> None:
+    assert targets([1, 2, 4, 8], [0, 1, 0, 0], [1, 1, 1, 0], 3)[:2] == [1 + 0.5 * 2, 2]
+    # In the last row, too, where nothing follows in the window.
+    assert targets([1, 2], [0, 1], [1, 1], 5) == [1 + 0.5 * 2, 2]
+
+
+def test_a_truncation_is_bootstrapped_from_the_row_that_ends_it() -> None:
+    # The third row is the final observation: nothing follows on it, but it has a value.
+    assert targets([1, 2, 64, 8], [0, 0, 0, 0], [1, 1, 0, 1], 3)[:2] == [1 + 0.5 * 2 + 0.25 * 300, 2 + 0.5 * 300]
+
+
+def test_no_gradient_and_no_value_leaks_from_beyond_a_termination() -> None:
+    value = torch.full((1, 3), torch.inf)
+    parts = (torch.ones(1, 3), torch.tensor([[False, True, False]]), torch.tensor([[True, True, False]]))
+    found = n_step_targets(*parts, value.nan_to_num(posinf=1e30), 3, 0.5)
+    assert found[0, :2].tolist() == [1.5, 1.0]
+
+
+def test_targets_keep_their_precision_and_leave_their_arguments_alone() -> None:
+    parts = [torch.rand(2, 5), torch.rand(2, 5) < 0.3, torch.rand(2, 5) < 0.8, torch.rand(2, 5)]
+    before = [part.clone() for part in parts]
+    assert n_step_targets(parts[0], parts[1], parts[2], parts[3], 3, 0.9).dtype == torch.float32
+    assert all(torch.equal(part, kept) for part, kept in zip(parts, before, strict=True))
+
+
+@pytest.mark.parametrize("changed", range(4))
+def test_parts_of_different_shape_are_refused(changed: int) -> None:
+    parts = [torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bool), torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 3)]
+    parts[changed] = parts[changed][:, :2]
+    with pytest.raises(ValueError, match=r"must have one shape \(B, T\)"):
+        n_step_targets(parts[0], parts[1], parts[2], parts[3], 1, 0.9)
+
+
+def test_segments_without_an_axis_of_time_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"must have one shape \(B, T\), not \(3,\)"):
+        n_step_targets(torch.zeros(3), torch.zeros(3).bool(), torch.ones(3).bool(), torch.zeros(3), 1, 0.9)
+
+
+def test_less_than_one_step_is_refused() -> None:
+    one = torch.zeros(1, 2)
+    with pytest.raises(ValueError, match="n_step must be at least 1, not 0"):
+        n_step_targets(one, one.bool(), one.bool(), one, 0, 0.9)
+
+
+def test_double_q_takes_the_action_of_one_network_and_the_value_of_the_other() -> None:
+    online = torch.tensor([[[1.0, 3.0, 2.0], [9.0, 0.0, 0.0]]])
+    target = torch.tensor([[[10.0, 20.0, 30.0], [-1.0, 5.0, 6.0]]])
+    assert double_q_values(online, target).tolist() == [[20.0, -1.0]]
+    assert double_q_values(online[0, 0], target[0, 0]).item() == 20.0
+
+
+def test_double_q_refuses_networks_of_different_actions() -> None:
+    with pytest.raises(ValueError, match=r"online \(2, 3\) and target \(2, 4\) must have one shape"):
+        double_q_values(torch.zeros(2, 3), torch.zeros(2, 4))
