@@ -70,7 +70,7 @@ class KeypointPolicy(BasePolicy):
             state, first = self.q_net.initial_state(batch), np.ones(batch, bool)
         begins = torch.as_tensor(np.zeros(batch, bool) if first is None else np.asarray(first, bool), device=self.device)
         logits, state = self.q_net(seen, begins.unsqueeze(1), state)
-        return self.q_net.expectation(logits).squeeze(1), state
+        return self.q_net.expectation(logits).squeeze(1).mean(dim=1), state
 
     def predict(
         self,

@@ -109,10 +109,10 @@ class KeyQN(OffPolicyAlgorithm):
         learning_starts: int = 2_000,
         batch_size: int = 32,
         sequence_length: int = 16,
-        burn_in: int = 4,
+        burn_in: int = 2,
         tau: float = 0.005,
         gamma: float = 0.99,
-        n_steps: int = 3,
+        n_steps: int = 10,
         initial_gamma: float = 0.97,
         initial_n_steps: int = 10,
         anneal_updates: int = 10_000,
@@ -292,13 +292,16 @@ class KeyQN(OffPolicyAlgorithm):
             goal = n_step_targets(reward[:, learn], terminated[:, learn], usable[:, learn], value, n_step, discount)[
                 usable[:, learn]
             ]
-        chosen = action[:, learn]
-        picked = logits.gather(2, chosen[..., None, None].expand(-1, -1, 1, logits.shape[-1])).squeeze(2)[usable[:, learn]]
-        if self.q_net.config.atoms == 1:
+        critics, atoms = logits.shape[2], logits.shape[4]
+        chosen = action[:, learn, None, None, None].expand(-1, -1, critics, 1, atoms)
+        picked = logits.gather(3, chosen).squeeze(3)[usable[:, learn]]
+        goal = goal.unsqueeze(1).expand(-1, critics)
+        if atoms == 1:
             losses = F.smooth_l1_loss(picked.squeeze(-1), goal, reduction="none")
         else:
-            losses = F.cross_entropy(picked, gaussian_histogram(goal, self.q_net.support), reduction="none")
-        return losses.mean(), online.detach().amax(dim=-1).mean()
+            histogram = gaussian_histogram(goal, self.q_net.support)
+            losses = F.cross_entropy(picked.flatten(0, 1), histogram.flatten(0, 1), reduction="none")
+        return losses.mean(), online.detach().mean(dim=2).amax(dim=-1).mean()
 
     def horizon(self) -> tuple[int, float]:
         """Transitions to sum and the discount of each, at the present update (annealed as by Schwarzer et al. 2023)."""

@@ -29,7 +29,9 @@ class NetworkConfig:
     """Units between the code and the LSTM."""
     hidden: int = 128
     """Units of the LSTM, and of each stream of the dueling head."""
-    atoms: int = 51
+    critics: int = 2
+    """Dueling heads, each with Q-values of its own; the least of them is what a target trusts (Fujimoto et al. 2018)."""
+    atoms: int = 1
     """Atoms of the value distribution; 1 learns expected values alone."""
     value_range: tuple[float, float] = (-10.0, 10.0)
     """Values of the outermost atoms."""
@@ -40,6 +42,7 @@ class NetworkConfig:
             "motion_range must not be negative": self.motion_range >= 0,
             "embedding must be at least 1": self.embedding >= 1,
             "hidden must be at least 1": self.hidden >= 1,
+            "critics must be at least 1": self.critics >= 1,
             "atoms must be at least 1": self.atoms >= 1,
             "value_range must rise": self.value_range[0] < self.value_range[1],
         }
@@ -68,8 +71,8 @@ class KeypointQNetwork(nn.Module):
         inputs = num_keypoints * (codes * 2 * config.bins + 1 + self.feature_dim)
         self.embed = nn.Sequential(nn.Linear(inputs, config.embedding), nn.LayerNorm(config.embedding), nn.ReLU())
         self.lstm = nn.LSTM(config.embedding, config.hidden, batch_first=True)
-        self.value = _stream(config.hidden, config.atoms)
-        self.advantage = _stream(config.hidden, num_actions * config.atoms)
+        self.value = nn.ModuleList(_stream(config.hidden, config.atoms) for _ in range(config.critics))
+        self.advantage = nn.ModuleList(_stream(config.hidden, num_actions * config.atoms) for _ in range(config.critics))
         self.register_buffer("support", torch.linspace(*config.value_range, config.atoms), persistent=False)
         self.support: Tensor
 
@@ -93,7 +96,7 @@ class KeypointQNetwork(nn.Module):
             state: before the first row.
 
         Returns:
-            Logits (B, T, A, atoms), with one atom the Q-values themselves, and the state after the last row.
+            Logits (B, T, critics, A, atoms), with one atom the Q-values themselves, and the state after the last row.
         """
         embedded = self.embed(self.encode(observation, first, state))
         hidden, cell = state["hidden"], state["cell"]
@@ -126,19 +129,21 @@ class KeypointQNetwork(nn.Module):
         return torch.cat(parts, dim=-1)
 
     def expectation(self, logits: Tensor) -> Tensor:
-        """Q-values (..., A) of logits (..., A, atoms)."""
+        """Q-values (..., critics, A) of logits (..., critics, A, atoms)."""
         if self.config.atoms == 1:
             return logits.squeeze(-1)
         return logits.softmax(dim=-1) @ self.support
 
     def _dueling(self, output: Tensor) -> Tensor:
-        advantage = self.advantage(output).unflatten(-1, (self.num_actions, self.config.atoms))
-        value = self.value(output).unsqueeze(-2)
+        value = torch.stack([stream(output) for stream in self.value], dim=-2).unsqueeze(-2)
+        advantage = torch.stack([stream(output) for stream in self.advantage], dim=-2)
+        advantage = advantage.unflatten(-1, (self.num_actions, self.config.atoms))
         return value + advantage - advantage.mean(dim=-2, keepdim=True)
 
 
 def _stream(hidden: int, outputs: int) -> nn.Module:
-    return nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+    # Without the norm, values run away under many updates of little data.
+    return nn.Sequential(nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, outputs))
 
 
 def _stretches(first: Tensor) -> list[tuple[int, int]]:

@@ -9,9 +9,12 @@ from torch import Tensor
 def double_q_values(online: Tensor, target: Tensor) -> Tensor:
     """Value of the action that the online network prefers, in the eyes of the target network (van Hasselt et al. 2016).
 
+    With several critics, the action is the one that they prefer on average, and its value the least that any of the
+    target's gives it (Fujimoto et al. 2018).
+
     Args:
-        online: (..., A) Q-values of the network that learns.
-        target: (..., A) Q-values of the target network.
+        online: (..., C, A) Q-values of the network that learns, of C critics.
+        target: (..., C, A) Q-values of the target network.
 
     Returns:
         (...).
@@ -19,9 +22,10 @@ def double_q_values(online: Tensor, target: Tensor) -> Tensor:
     Raises:
         ValueError: shapes differ.
     """
-    if online.shape != target.shape:
-        raise ValueError(f"online {tuple(online.shape)} and target {tuple(target.shape)} must have one shape")
-    return target.gather(-1, online.argmax(dim=-1, keepdim=True)).squeeze(-1)
+    if online.shape != target.shape or online.ndim < 2:
+        raise ValueError(f"online {tuple(online.shape)} and target {tuple(target.shape)} must have one shape (..., C, A)")
+    preferred = online.mean(dim=-2).argmax(dim=-1)
+    return target.amin(dim=-2).gather(-1, preferred.unsqueeze(-1)).squeeze(-1)
 
 
 def n_step_targets(
