@@ -70,11 +70,13 @@ def load_agent(path: str | Path, algorithm: str) -> tuple[dict[str, Any], dict[s
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in stored.items():
         group, _, rest = name.partition("/")
-        if group == "optimizer":
-            index, _, slot = rest.partition("/")
-            state.setdefault(int(index), {})[slot] = value
-        else:
+        if group != "optimizer":
             tensors.setdefault(group, {})[rest] = value
+            continue
+        index, _, slot = rest.partition("/")
+        if not index.isdecimal():
+            raise UsageError(f"{path} is a damaged agent: {name} belongs to no parameter")
+        state.setdefault(int(index), {})[slot] = value
     return about, tensors, {"state": state, "param_groups": about.pop("optimizer")}
 
 
@@ -90,3 +92,5 @@ def require_agent(header: Mapping[str, Any], path: Path, algorithm: str) -> None
         raise UsageError(f"{path} is an agent of format {header['agent']}; this version of kpagent reads format {FORMAT}")
     if header.get("algorithm") != algorithm:
         raise UsageError(f"{path} is an agent of {header.get('algorithm')}, not of {algorithm}")
+    if "optimizer" not in header:
+        raise UsageError(f"{path} is a damaged agent: its description lacks the optimizer")

@@ -54,7 +54,9 @@ class KeypointPolicy(BasePolicy):
     def q_values(
         self, observation: dict[str, np.ndarray], state: State | None = None, first: np.ndarray | None = None
     ) -> tuple[torch.Tensor, State]:
-        """Q-values of one observation of each of N environments.
+        """Q-values of one observation of each of N environments, those of the target network.
+
+        It is an average of the network over its last few hundred updates, and plays more steadily (Schwarzer et al. 2023).
 
         Args:
             observation: (N, ...) for each part.
@@ -69,8 +71,8 @@ class KeypointPolicy(BasePolicy):
         if state is None:
             state, first = self.q_net.initial_state(batch), np.ones(batch, bool)
         begins = torch.as_tensor(np.zeros(batch, bool) if first is None else np.asarray(first, bool), device=self.device)
-        logits, state = self.q_net(seen, begins.unsqueeze(1), state)
-        return self.q_net.expectation(logits).squeeze(1).mean(dim=1), state
+        logits, state = self.q_net_target(seen, begins.unsqueeze(1), state)
+        return self.q_net_target.expectation(logits).squeeze(1).mean(dim=1), state
 
     def predict(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,10 @@ from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from stable_baselines3.common.vec_env import VecEnv
 
 from kpagent.agents.keyqn import KeyQN
+from kpagent.agents.perception_tuning import FRAMES, PERCEPTION, PerceptionTuning, TuningConfig, find_trainable
 from kpagent.errors import UsageError
 from kpagent.files import write_text
+from kpagent.training import describe
 
 GAMES = "games.csv"
 """In the folder of a run: interactions so far and score of each whole game that ended in training."""
@@ -33,6 +36,8 @@ def learn(
     checkpoint_every_s: float = 120.0,
     provenance: dict[str, Any] | None = None,
     on_step: Callable[[KeyQN], bool] | None = None,
+    tuning: TuningConfig | None = None,
+    on_tuning: Callable[[int, int], bool] | None = None,
     **arguments: Any,
 ) -> KeyQN:
     """Train KeyQN in a folder up to a number of interactions.
@@ -49,29 +54,46 @@ def learn(
         checkpoint_every_s: most seconds of work that a kill may cost.
         provenance: what the agent learned from, kept with it.
         on_step: is called after every step; False ends the run, which can be taken up again.
+        tuning: let perception go on learning from the frames of the run; `kept_perception` is what it has come to. None
+            leaves it as it is.
+        on_tuning: is told the steps done of a tuning, and all of them; False ends the run, which can be taken up again.
         arguments: of `KeyQN`; those of a run that is taken up are its own.
 
     Returns:
         The agent, with fewer interactions than asked for where `on_step` ended the run.
 
     Raises:
-        UsageError: the folder holds a run already and `resume` was not asked for, or one of another environment.
+        UsageError: the folder holds a run already and `resume` was not asked for, or one of another environment or another
+            `tuning`; or the players see with nothing that can be tuned.
     """
     kept, finished = folder / CHECKPOINT, folder / AGENT
     if not resume and (kept.exists() or finished.exists()):
         raise UsageError(f"{folder} holds a run already; add --resume to take it up, or choose another --out")
     found = next((path for path in (kept, finished) if path.exists()), None)
+    if tuning is not None:
+        find_trainable(players)
+        if tuning.warm_up:
+            # However many copies step at once, nothing is learned from keypoints of untrained weights.
+            arguments["learning_starts"] = tuning.warm_up + players.num_envs
     agent = KeyQN(env=players, **arguments) if found is None else KeyQN.load(found, env=players)
+    settings = {} if tuning is None else {"tuning": describe(tuning)}
     if found is None:
-        agent.provenance = provenance or {}
+        agent.provenance = (provenance or {}) | settings
+    elif agent.provenance.get("tuning") != settings.get("tuning"):
+        before = agent.provenance.get("tuning", "none")
+        raise UsageError(f"the run in {folder} was begun with another tuning of perception ({before}): resume it as it was")
     left = total_timesteps - agent.num_timesteps
     if left <= 0:
         return agent
     _cut_games(folder / GAMES, agent.num_timesteps)
     agent.set_logger(Logger(str(folder), [TensorBoardOutputFormat(str(folder / "logs"))]))
     keeper = _Keeper(folder, checkpoint_every_s, on_step)
+    callbacks: list[BaseCallback] = [keeper]
+    tuner = None if tuning is None else PerceptionTuning(folder, tuning, keep=keeper.keep, on_progress=on_tuning)
+    callbacks += [] if tuner is None else [tuner]
     try:
-        agent.learn(left, keeper, reset_num_timesteps=False)
+        with contextlib.nullcontext() if tuner is None else contextlib.closing(tuner):
+            agent.learn(left, callbacks, reset_num_timesteps=False)
     finally:
         agent.logger.close()
         if agent.num_timesteps < total_timesteps:
@@ -80,7 +102,14 @@ def learn(
         keeper.add_cost()
         agent.save(finished, exclude=["optimizer"])
         kept.unlink(missing_ok=True)
+        (folder / FRAMES).unlink(missing_ok=True)
     return agent
+
+
+def kept_perception(folder: Path) -> Path | None:
+    """The weights to which the run in a folder has tuned its perception; None where there is no such run."""
+    begun = (folder / CHECKPOINT).exists() or (folder / AGENT).exists()
+    return folder / PERCEPTION if begun and (folder / PERCEPTION).exists() else None
 
 
 def read_games(folder: Path) -> list[list[float]]:

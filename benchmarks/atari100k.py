@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from kpagent.benchmarks.results import Measurement
     from kpagent.benchmarks.runs import Run
 
-METHODS = ("keyqn", "keyqn_oracle", "dqn_pixels", "ppo_pixels", "ppo_keypoints", "random")
-"""What can be measured: KeyQN on keypoints and on the true positions of objects, and its peers."""
+METHODS = ("keyqn", "keyqn_finetune", "keyqn_strict", "keyqn_oracle", "dqn_pixels", "ppo_pixels", "ppo_keypoints", "random")
+"""What can be measured: KeyQN on keypoints (as shipped; tuned on the frames of the run; learned from these alone) and on the
+true positions of objects, and its peers."""
 LABELS = {
     "keyqn": "KeyQN",
+    "keyqn_finetune": "KeyQN, perception tuned",
+    "keyqn_strict": "KeyQN, all in 100k",
     "keyqn_oracle": "KeyQN on true positions",
     "dqn_pixels": "DQN on pixels",
     "ppo_pixels": "PPO on pixels",
@@ -36,7 +39,8 @@ class Atari100k:
     games: tuple[str, ...] = ("breakout", "frostbite", "ms_pacman", "pong", "seaquest")
     """Atari games of the zoo."""
     methods: tuple[str, ...] = ("keyqn",)
-    """keyqn, keyqn_oracle (true positions in place of keypoints), dqn_pixels, ppo_pixels, ppo_keypoints, random."""
+    """keyqn, keyqn_finetune (perception goes on learning from the frames of the run), keyqn_strict (it sees no others),
+    keyqn_oracle (true positions in place of keypoints), dqn_pixels, ppo_pixels, ppo_keypoints, random."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the runs."""
     steps: int = 100_000
@@ -127,7 +131,14 @@ class Atari100k:
             "device": self.device,
         }
         if method.startswith("keyqn"):
-            arguments |= {"see": OBJECTS if method == "keyqn_oracle" else game, "folder": str(folder)}
+            see = {"keyqn_oracle": OBJECTS, "keyqn_strict": None}.get(method, game)
+            arguments |= {"see": see, "folder": str(folder)}
+            if method == "keyqn_finetune":
+                arguments |= {"finetune": True}
+            if method == "keyqn_strict":
+                about = find_game(game)
+                arguments |= {"strict": True, "keypoints": about.keypoints, "spare": about.spare}
+                arguments |= {"difference": about.difference}
             return Run("kpagent.benchmarks.keyqn_runs:train_keyqn", arguments, folder / "result.json")
         arguments |= {"method": method} | ({"weights": game} if method == "ppo_keypoints" else {})
         return Run("kpagent.benchmarks.peers:train_peer", arguments, folder / "result.json")
@@ -191,6 +202,12 @@ def _add(measurement: Measurement, game: str, method: str, results: list[Any]) -
     for key, unit in (("wall_s", "s"), ("cpu_s", "s"), ("peak_memory_mb", "MB"), ("interactions", "")):
         values = [float(result[key]) for result in results]
         measurement.add(f"{name}/{key}", float(np.mean(values)), unit, per_seed=values)
+    seen = [result["perception"] for result in results if "perception" in result]
+    for key in ("before", "within"):
+        counts = [float(each[key]) for each in seen if each[key] is not None]
+        if counts and len(counts) == len(results):
+            unit = "interactions"
+            measurement.add(f"{name}/perception_{key}", float(np.mean(counts)), unit, per_seed=counts)
 
 
 def _mean(result: Mapping[str, Any]) -> float:

@@ -72,7 +72,7 @@ class Curve:
 def draw_bars(path: Path, panels: Mapping[str, Sequence[Bar]]) -> None:
     """Bars with their 95% intervals, a panel a game (and one for all of them), a row a method.
 
-    What was published is grey and hatched, and named so. A line at 1 is a human.
+    What was published is grey and hatched, and named so. A dotted line at 1 is a human, where the bars come near it.
 
     Args:
         path: PNG to write.
@@ -94,6 +94,8 @@ def draw_bars(path: Path, panels: Mapping[str, Sequence[Bar]]) -> None:
             if bar.interval is not None:
                 panel.plot(bar.interval, (row, row), color="black", linewidth=1.2)
         panel.axvline(0, color="black", linewidth=0.8)
+        # Where all are far from a human, the line stays outside and bars keep their length.
+        panel.autoscale(False)
         panel.axvline(1, color="black", linewidth=0.8, linestyle=":")
         panel.set_title(title)
         panel.grid(axis="x", alpha=0.3)

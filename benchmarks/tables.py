@@ -2,7 +2,8 @@
 
 A page marks the place of a table with `<!-- figures: BENCHMARK PREFIX [PREFIX ...] -->` and `<!-- end -->`; every figure of
 the benchmark whose name begins with one of the prefixes gets a row. `<!-- tracking: FIGURE [FIGURE ...] -->` marks a table
-with a row for each game and method and a column for each figure, `<!-- zoo -->` what the headers of the shipped weights say.
+with a row for each game and method and a column for each figure, `<!-- atari100k -->` our scores above those that were
+published, `<!-- zoo -->` what the headers of the shipped weights say.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kpagent.benchmarks.atari100k import LABELS
+from kpagent.benchmarks.literature import GAMES, PUBLISHED
 from kpagent.files import write_text
 from kpagent.perception.zoo import shipped
 
 PLACE = re.compile(r"(<!-- figures: (\S+)([^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 TRACKING = re.compile(r"(<!-- tracking: ([^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+ATARI100K = re.compile(r"(<!-- atari100k -->\n).*?(<!-- end -->)", re.DOTALL)
 ZOO = re.compile(r"(<!-- zoo -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -40,6 +44,11 @@ def fill(page: str, results: Path) -> str:
         result = json.loads((results / "tracking.json").read_text(encoding="utf-8"))
         return f"{opening}{render_tracking(result, columns.split())}{end}"
 
+    def atari100k(place: re.Match[str]) -> str:
+        result = json.loads((results / "atari100k.json").read_text(encoding="utf-8"))
+        return f"{place[1]}{render_atari100k(result)}{place[2]}"
+
+    page = ATARI100K.sub(atari100k, page)
     page = ZOO.sub(lambda place: f"{place[1]}{render_zoo(shipped())}{place[2]}", PLACE.sub(table, page))
     return TRACKING.sub(tracking, page)
 
@@ -62,10 +71,25 @@ def render_tracking(result: dict[str, Any], columns: list[str]) -> str:
         cells = []
         for column in columns:
             figure = figures.get(f"{path}/{column}")
-            seeds = figure.get("per_seed", []) if figure else []
-            spread = f" ({_number(min(seeds))} to {_number(max(seeds))})" if len(seeds) > 1 else ""
-            cells.append(f"{_number(figure['value'])}{spread}" if figure else "")
+            cells.append(_with_range(figure) if figure else "")
         rows.append(f"| {path.replace('/', ' | ')} | {' | '.join(cells)} |")
+    return "\n".join([*rows, "", _measured(result), ""])
+
+
+def render_atari100k(result: dict[str, Any]) -> str:
+    """Scores by method and game: ours, the mean over seeds and their range, and below them what others published."""
+    figures = result["figures"]
+    rows = [f"| | {' | '.join(GAMES)} | seeds | a run |", "|---" * (3 + len(GAMES)) + "|"]
+    for method in dict.fromkeys(name.split("/")[1] for name in figures if not name.startswith("all/")):
+        scores = {game: figures.get(f"{game}/{method}/return") for game in GAMES}
+        cells = [_with_range(figure) if figure else "" for figure in scores.values()]
+        seeds = sorted({len(figure["per_seed"]) for figure in scores.values() if figure})
+        seconds = [figures[f"{game}/{method}/wall_s"]["value"] for game, figure in scores.items() if figure]
+        spent = f"{sum(seconds) / len(seconds) / 60:.0f} min, measured here"
+        rows.append(f"| **{LABELS[method]}** | {' | '.join(cells)} | {' to '.join(map(str, seeds))} | {spent} |")
+    for published in PUBLISHED.values():
+        cells = [_number(published.scores[game]) for game in GAMES]
+        rows.append(f"| {published.label}, {published.source} | {' | '.join(cells)} | | {published.cost or ''} |")
     return "\n".join([*rows, "", _measured(result), ""])
 
 
@@ -92,6 +116,13 @@ def _measured(result: Mapping[str, Any]) -> str:
     where = result["machine"]
     note = f"`{result['command']}`, {result['date'][:10]}, {where['cores']} cores of {where['processor']}"
     return f"{note}{', ' + where['gpu'] if where['gpu'] else ''}."
+
+
+def _with_range(figure: Mapping[str, Any]) -> str:
+    """A figure, and the range of its seeds where there are several."""
+    seeds = figure.get("per_seed", [])
+    spread = f" ({_number(min(seeds))} to {_number(max(seeds))})" if len(seeds) > 1 else ""
+    return f"{_number(figure['value'])}{spread}"
 
 
 def _number(value: float) -> str:

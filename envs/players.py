@@ -82,15 +82,62 @@ def make_players(
         if see == OBJECTS
         else _see_keypoints(env_id, num_envs, see, features, device, any_weights)
     )
-    if not isinstance(env.single_action_space, gym.spaces.Discrete):
-        found = type(env.single_action_space).__name__
-        env.close()
-        raise UsageError(f"KeyQN needs a Discrete action space, and that of {env_id} is a {found}")
+    _require_discrete(env_id, env, env.single_action_space)
     players = GymnasiumVecEnv(env, life_loss=life_loss)
     if seed is not None:
         players.seed(seed)
         players.action_space.seed(seed)
     return players
+
+
+def make_player(
+    env_id: str,
+    see: str | Path | PerceptionModel,
+    *,
+    features: bool = True,
+    device: str = "auto",
+    any_weights: bool = False,
+) -> gym.Env[Any, Any]:
+    """One game as those of `make_players`, its frames in full: to show how an agent plays.
+
+    Args:
+        env_id: as for `make_players`.
+        see: as for `make_players`.
+        features: as for `make_players`.
+        device: as for `make_players`.
+        any_weights: as for `make_players`.
+
+    Returns:
+        A `KeypointObservation` or an `ObjectObservation`. A lost life does not end anything here, and the seed is that of
+        the first `reset`; it draws other numbers of idle frames than the same seed of `make_players`.
+
+    Raises:
+        UsageError: as for `make_players`.
+    """
+    require_registered(env_id)
+    env: gym.Env[Any, Any]
+    if see == OBJECTS:
+        env = _objects_alone(env_id)
+    else:
+        model = find_perception(see, device)
+        if not any_weights:
+            _require_weights_of(env_id, see, model)
+        env = _seen_alone(env_id, model, features)
+    _require_discrete(env_id, env, env.action_space)
+    _require_rendering(env_id, env)
+    return env
+
+
+def newest_frame(player: gym.Env[Any, Any]) -> np.ndarray:
+    """The frame behind the newest observation of what `make_player` made, (H, W, 3) uint8; not to be written to.
+
+    Raises:
+        UsageError: before the first `reset`, or where nothing can be drawn.
+    """
+    frame: Any = player.get_wrapper_attr("frame") if player.has_wrapper_attr("frame") else player.render()
+    if frame is None:
+        raise UsageError("this player sees no frames, and cannot draw them")
+    return np.asarray(frame, np.uint8)
 
 
 def newest_frames(players: GymnasiumVecEnv) -> np.ndarray:
@@ -111,12 +158,12 @@ def newest_frames(players: GymnasiumVecEnv) -> np.ndarray:
 
 
 class IdleStart(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
-    """Atari from its RAM whose episodes begin with idle frames, as many as `AtariVectorEnv` may play: 0 to 29.
+    """Atari whose episodes begin with idle frames, as many as `AtariVectorEnv` may play: 0 to 29.
 
     Stable-Baselines3's `NoopResetEnv` idles for whole actions, which would be up to 120 frames here.
 
     Args:
-        env: a game of `ale_py` with `obs_type="ram"`.
+        env: a game of `ale_py` with `obs_type` "ram" or "rgb".
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -132,7 +179,8 @@ class IdleStart(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs
         for _ in range(self.np_random.integers(IDLE_FRAMES)):
             ale.act(Action.NOOP)
         counts = {"frame_number": ale.getFrameNumber(), "episode_frame_number": ale.getEpisodeFrameNumber()}
-        return ale.getRAM(), info | counts
+        sees_ram = len(self.observation_space.shape or ()) == 1
+        return (ale.getRAM() if sees_ram else ale.getScreenRGB()), info | counts
 
 
 def _see_keypoints(
@@ -143,10 +191,7 @@ def _see_keypoints(
         _require_weights_of(env_id, see, model)
     if not env_id.startswith("ALE/"):
         turns = _take_turns(partial(_seen_alone, env_id, model, features), num_envs)
-        try:
-            turns.envs[0].reset()
-        except gym.error.DependencyNotInstalled as error:
-            raise UsageError(f"{env_id} cannot render: {error}") from error
+        _require_rendering(env_id, turns.envs[0])
         return turns
     # The emulator's threads shrink frames as the model would, sooner.
     size = getattr(model, "image_size", None)
@@ -167,7 +212,10 @@ def _take_turns(make: Callable[[], gym.Env[Any, Any]], num_envs: int) -> SyncVec
 
 
 def _seen_alone(env_id: str, model: PerceptionModel, features: bool) -> gym.Env[Any, Any]:
-    return KeypointObservation(make_env(env_id), model, features=features)
+    if not env_id.startswith("ALE/"):
+        return KeypointObservation(make_env(env_id), model, features=features)
+    env = IdleStart(make_env(env_id, max_num_frames_per_episode=LONGEST_GAME))
+    return KeypointObservation(env, model, features=features)
 
 
 def _objects_alone(env_id: str) -> gym.Env[Any, Any]:
@@ -175,6 +223,19 @@ def _objects_alone(env_id: str) -> gym.Env[Any, Any]:
         return ObjectObservation(make_env(env_id))
     settings = {"obs_type": "ram", "render_mode": "rgb_array", "max_num_frames_per_episode": LONGEST_GAME}
     return ObjectObservation(IdleStart(make_env(env_id, disable_env_checker=True, **settings)))
+
+
+def _require_discrete(env_id: str, env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any], space: gym.Space[Any]) -> None:
+    if not isinstance(space, gym.spaces.Discrete):
+        env.close()
+        raise UsageError(f"KeyQN needs a Discrete action space, and that of {env_id} is a {type(space).__name__}")
+
+
+def _require_rendering(env_id: str, env: gym.Env[Any, Any]) -> None:
+    try:
+        env.reset()
+    except gym.error.DependencyNotInstalled as error:
+        raise UsageError(f"{env_id} cannot render: {error}") from error
 
 
 def _require_weights_of(env_id: str, see: Any, model: PerceptionModel) -> None:

@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from kpagent.drawing import (
-    PRESENT,
-    add_caption,
-    contact_sheet,
-    default_scale,
-    draw_keypoints,
-    require_writable,
-    write_png,
-    write_video,
-)
+from kpagent.drawing import draw_keypoints
 from kpagent.envs.keypoint_observation import KeypointObservation
 from kpagent.envs.making import make_env
+from kpagent.envs.recording import film_title, record, require_film, visible_xy
 from kpagent.errors import UsageError
-from kpagent.frames import FrameLayout
-
-SHEET_FRAMES = 12
-"""Frames on the contact sheet."""
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -43,7 +27,7 @@ class WatchReport:
     video: Path
     """The MP4: one frame for each interaction."""
     sheet: Path
-    """The PNG beside it: `SHEET_FRAMES` moments, spread evenly, in reading order."""
+    """The PNG beside it: 12 moments, spread evenly, in reading order."""
     interactions: int
     """Actions played; fewer than were asked for after a Ctrl-C."""
     interactions_per_s: float
@@ -93,32 +77,16 @@ def watch(
         raise UsageError(f"steps must be at least 1, not {steps}")
     if trail < 0:
         raise UsageError(f"trail must be at least 0, not {trail}")
-    video = require_writable(out, ".mp4")
-    sheet = require_writable(video.with_suffix(".png"), ".png")
+    video, sheet = require_film(out)
     with contextlib.ExitStack() as stack:
         if isinstance(env, str):
             env = stack.enter_context(contextlib.closing(make_env(env)))
-        onlooker = _Onlooker(env)
-        wrapped = KeypointObservation(onlooker, keypoints, device=device)
+        wrapped = KeypointObservation(env, keypoints, device=device)
         wrapped.action_space.seed(seed)
         act = policy or (lambda _: wrapped.action_space.sample())
-        name = env.spec.id if env.spec else type(env.unwrapped).__name__
-        spread = _Spread[_Moment](SHEET_FRAMES)
-        interrupted = stack.enter_context(_noting_interrupt())
-
-        def pictures() -> Iterator[np.ndarray]:
-            for moment in _play(wrapped, onlooker, act, steps, seed, trail):
-                spread.offer(moment)
-                drawn = draw_keypoints(moment.frame, moment.xy, trails=moment.trail, labels=labels)
-                yield add_caption(drawn, name, f"interaction {moment.interaction}")
-                if progress:
-                    progress(moment.interaction, steps)
-                if interrupted.is_set():
-                    return
-
-        write_video(video, pictures(), fps)
-        write_png(sheet, _sheet(spread.pick(), labels))
-        last = spread.last
+        moments = _play(wrapped, act, steps, seed, trail, labels)
+        on_moment = (lambda moment: progress(moment.interaction, steps)) if progress else None
+        last = record(moments, video, fps=fps, on_scene=on_moment)
     return WatchReport(video, sheet, last.interaction, last.interaction / last.seconds, last.observation)
 
 
@@ -137,125 +105,44 @@ def format_observation(observation: dict[str, np.ndarray]) -> str:
 class _Moment:
     """One interaction: what was seen after it, and how long the steps have taken since the beginning."""
 
+    title: str
     interaction: int
     seconds: float
     frame: np.ndarray
     xy: np.ndarray
     trail: np.ndarray
+    labels: bool
     observation: dict[str, np.ndarray]
 
+    @property
+    def note(self) -> str:
+        return f"interaction {self.interaction}"
 
-class _Onlooker(gym.Wrapper[Any, Any, Any, Any], gym.utils.RecordConstructorArgs):
-    """Keeps the newest observation, so that the frame under the keypoints can still be had above them."""
-
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
-        gym.utils.RecordConstructorArgs.__init__(self)
-        gym.Wrapper.__init__(self, env)
-        self._layout: FrameLayout | None = None
-        with contextlib.suppress(UsageError):
-            self._layout = FrameLayout.of(env.observation_space)
-        self._newest: Any = None
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        self._newest, info = self.env.reset(seed=seed, options=options)
-        return self._newest, info
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        self._newest, *rest = self.env.step(action)
-        return self._newest, *rest
-
-    def frame(self) -> np.ndarray:
-        """The newest frame (H, W, 3), a copy."""
-        return np.array(self._layout.to_rgb(self._newest) if self._layout else self.env.render(), np.uint8)
-
-
-class _Spread(Generic[Item]):
-    """Keeps some of the items it is offered, evenly spread however many come, and the last.
-
-    It holds fewer than 8 times `count` at any time: when it is full it lets go of every other one, and from then on takes
-    half as many.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._kept: list[Item] = []
-        self._stride = 1
-        self._offered = 0
-        self.last: Item
-
-    def offer(self, item: Item) -> None:
-        if self._offered % self._stride == 0:
-            self._kept.append(item)
-        if len(self._kept) == 8 * self._count:
-            del self._kept[1::2]
-            self._stride *= 2
-        self._offered += 1
-        self.last = item
-
-    def pick(self) -> list[Item]:
-        """`count` of them, each from the middle of its part; all of them where there are fewer."""
-        count = min(self._count, len(self._kept))
-        return [self._kept[int((part + 0.5) / count * len(self._kept))] for part in range(count)]
+    def draw(self, scale: int) -> np.ndarray:
+        return draw_keypoints(self.frame, self.xy, trails=self.trail, labels=self.labels, scale=scale)
 
 
 def _play(
-    env: KeypointObservation, onlooker: _Onlooker, act: Callable[[Any], Any], steps: int, seed: int, trail: int
+    env: KeypointObservation, act: Callable[[Any], Any], steps: int, seed: int, trail: int, labels: bool
 ) -> Iterator[_Moment]:
     try:
         observation, _ = env.reset(seed=seed)
     except gym.error.DependencyNotInstalled as error:
         raise UsageError(f"the environment cannot render: {error}") from error
+    title = film_title(env)
     path: deque[np.ndarray] = deque(maxlen=trail)
-    path.append(_present(observation))
+    path.append(visible_xy(observation))
     seconds = 0.0
     for interaction in range(1, steps + 1):
         action = act(observation)
         start = time.perf_counter()
         observation, _, terminated, truncated, _ = env.step(action)
         seconds += time.perf_counter() - start
-        xy = _present(observation)
+        xy = visible_xy(observation)
         history = np.array(path).reshape(-1, *xy.shape)
-        yield _Moment(interaction, seconds, onlooker.frame(), xy, history, observation)
+        yield _Moment(title, interaction, seconds, env.frame.copy(), xy, history, labels, observation)
         if terminated or truncated:
             observation, _ = env.reset()
             path.clear()
-            xy = _present(observation)
+            xy = visible_xy(observation)
         path.append(xy)
-
-
-def _present(observation: dict[str, np.ndarray]) -> np.ndarray:
-    """Coordinates (K, 2), NaN for the keypoints that are absent."""
-    return np.where(observation["presence"][:, None] >= PRESENT, observation["xy"], np.nan)
-
-
-def _sheet(moments: list[_Moment], labels: bool) -> np.ndarray:
-    """The moments drawn at half the size of the video, upright frames in rows of 6, others in rows of 4."""
-    height, width = moments[0].frame.shape[:2]
-    scale = -(-default_scale(height, width) // 2)
-    frames = [
-        add_caption(
-            draw_keypoints(m.frame, m.xy, trails=m.trail, labels=labels, scale=scale), f"interaction {m.interaction}"
-        )
-        for m in moments
-    ]
-    return contact_sheet(frames, columns=6 if height > 1.2 * width else 4)
-
-
-@contextlib.contextmanager
-def _noting_interrupt() -> Iterator[threading.Event]:
-    """Within it, the first Ctrl-C sets the event and no more; the second interrupts as ever."""
-    interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def note(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, previous)
-        interrupted.set()
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kpagent.agents.keyqn import KeyQN
     from kpagent.envs import KeypointObservation, KeypointVectorObservation
     from kpagent.errors import UsageError
     from kpagent.keypoints import Keypoints
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "KeyQN",
     "KeypointObservation",
     "KeypointVectorObservation",
     "Keypoints",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "KeyQN": "kpagent.agents.keyqn",
     "KeypointObservation": "kpagent.envs",
     "KeypointVectorObservation": "kpagent.envs",
     "Keypoints": "kpagent.keypoints",

@@ -18,8 +18,10 @@ import pytest
 import torch
 
 import kpagent
+from kpagent.agents.keyqn import KeyQN
 from kpagent.cli import main
 from kpagent.collect.pairs import FramePairs
+from kpagent.envs.players import make_player
 from kpagent.files import load_tensors
 from kpagent.perception.methods import method_of
 from kpagent.perception.transporter import Transporter, TransporterConfig
@@ -49,6 +51,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "truncated.h5").write_bytes(content[: len(content) // 2])
     (folder / "file").write_text("no folder")
     model.save(folder / "run" / "checkpoint.safetensors")
+    agent = KeyQN(env=make_player("ALE/Pong-v5", model), buffer_size=100, seed=0)
+    agent.save(folder / "aimless.safetensors")
+    agent.provenance = {"env": "ALE/Pong-v5", "see": "good.safetensors", "features": True, "seed": 0}
+    agent.save(folder / "agent.safetensors")
+    agent.provenance["see"] = "moved.safetensors"
+    agent.save(folder / "left.safetensors")
     return folder
 
 
@@ -97,9 +105,10 @@ def process(*arguments: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(
     ("command", "mentioned"),
     [
-        ("", ("pretrain", "watch", "zoo", "bench")),
+        ("", ("pretrain", "watch", "train", "play", "zoo", "bench")),
         ("pretrain", ("--env", "--keypoints", "--steps", "--seed", "--device", "--out", "--resume")),
         ("watch", ("--env", "--weights", "--seed", "--device", "--out")),
+        ("play", ("--agent", "--env", "--weights", "--games", "--epsilon", "--seed", "--device", "--out")),
         ("zoo", ()),
         ("bench", ("speed", "keypoints", "pairs", "tracking", "robustness")),
         ("bench speed", ("--seed", "--device", "--out")),
@@ -121,11 +130,12 @@ def test_every_command_explains_itself(command: str, mentioned: tuple[str, ...],
 PRETRAIN = ("pretrain", *PONG, "--out", "new")
 INIT = (*PRETRAIN, "--init", "good.safetensors")
 WATCH = ("watch", *PONG, "--weights", "good.safetensors")
+PLAY = ("play", "--agent", "agent.safetensors", "--device", "cpu")
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 
 MISTAKES = [
-    ([], "Missing subcommand: Expected one of {pretrain, watch, zoo, bench}."),
-    (["pretrian"], "Unrecognized options: pretrian; Available subcommands: pretrain, watch, zoo, bench"),
+    ([], "Missing subcommand: Expected one of {pretrain, watch, train, play, zoo, bench}."),
+    (["pretrian"], "Unrecognized options: pretrian; Available subcommands: pretrain, watch, train, play, zoo, bench"),
     (["zoo", "--bogus"], "Unrecognized options: --bogus"),
     (["pretrain", *PONG], "Missing from kpagent pretrain: --out"),
     (["pretrain", "--out", "new"], "Missing from kpagent pretrain: --env"),
@@ -180,6 +190,20 @@ MISTAKES = [
     ([*PRETRAIN, "--mix", "2"], "mix must be from 0 to 1, not 2.0"),
     ([*PRETRAIN, "--method", "jakab", "--align"], "the method jakab has no align"),
     ([*PRETRAIN, "--trajectory-length", "1"], "trajectory_length must be from 2 to 10,000; got 1"),
+    (["play"], "Missing from kpagent play: --agent"),
+    (["play", "--agent", "none.safetensors"], "no agent file at none.safetensors"),
+    (["play", "--agent", "pnog"], "no agent called 'pnog'"),
+    (["play", "--agent", "good.safetensors"], "good.safetensors holds no agent"),
+    (["play", "--agent", "truncated.safetensors"], "truncated.safetensors is"),
+    (["play", "--agent", "aimless.safetensors"], "does not say what it learned from: give --env and --weights"),
+    (["play", "--agent", "left.safetensors"], "of moved.safetensors, not to be found here: give --weights"),
+    ([*PLAY, "--env", "ALE/Breakout-v5"], "and 6 actions; the environment has 3, 32 and 4; it learned ALE/Pong-v5 from"),
+    ([*PLAY, "--weights", "objects"], "the agent plays with 3 keypoints of 32 features and 6 actions; the environment has"),
+    ([*PLAY, "--weights", "breakout"], "the weights 'breakout' are for ALE/Breakout-v5, not for ALE/Pong-v5"),
+    ([*PLAY, "--out", "film.avi"], "cannot write film.avi: its name must end in .mp4"),
+    ([*PLAY, "--out", "file/film.mp4"], "cannot write file/film.mp4: "),
+    ([*PLAY, "--max-steps", "0"], "max_steps must be at least 1, not 0"),
+    ([*PLAY, "--seed", "-1"], "the seed must be from 0 to 2147483647, not -1"),
     (["bench", "tracking", "--games", "tetris"], "no ground truth for 'tetris'; there is for pong, frostbite"),
     (
         ["bench", "tracking", "--games", "pong", "--weights", "breakout"],
@@ -399,4 +423,20 @@ def test_control_c_while_watching_keeps_what_was_played(here: Path, capsys: pyte
     press_control_c(lambda: any(here.glob(".film*")))
     assert run(*WATCH, "--steps", "100000", "--out", "film.mp4", "--device", "cpu") == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("wrote film.mp4 (")
+    assert {"film.mp4", "film.png"} <= set(os.listdir(here))
+
+
+def test_an_agent_plays_what_it_learned(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*PLAY, "--max-steps", "12", "--out", "films/film.mp4") == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    score = "score 0 (game not over) in 12 interactions"
+    assert printed.out.strip() == f"{score}; wrote films/film.mp4 (13 frames) and films/film.png"
+    assert set(os.listdir("films")) == {"film.mp4", "film.png"}
+
+
+def test_control_c_while_playing_keeps_what_was_played(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    press_control_c(lambda: any(here.glob(".film*")))
+    assert run(*PLAY, "--out", "film.mp4") == 0
+    assert "; wrote film.mp4 (" in capsys.readouterr().out
     assert {"film.mp4", "film.png"} <= set(os.listdir(here))

@@ -43,6 +43,13 @@ def test_train_ppo_on_keypoints(weights: str, tmp_path: Path) -> None:
     assert out.is_file()
 
 
+def test_train_keyqn(weights: str, tmp_path: Path) -> None:
+    out = tmp_path / "agent.safetensors"
+    arguments = ("--weights", weights, "--steps", "2100", "--copies", "4", "--episodes", "0", "--out", str(out))
+    assert f"saved {out}" in run("train_keyqn.py", *arguments, folder=tmp_path)
+    assert out.is_file()
+
+
 def test_every_script_runs_in_a_test_of_its_own() -> None:
     tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     assert {script.stem for script in SCRIPTS.glob("*.py")} <= tested

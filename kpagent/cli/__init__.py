@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 from kpagent.cli.bench import Bench
+from kpagent.cli.play import Play
 from kpagent.cli.pretrain import Pretrain
 from kpagent.cli.train import Train
 from kpagent.cli.watch import Watch
@@ -25,6 +26,7 @@ Command = (
     Annotated[Pretrain, tyro.conf.subcommand("pretrain")]
     | Annotated[Watch, tyro.conf.subcommand("watch")]
     | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Play, tyro.conf.subcommand("play")]
     | Annotated[Zoo, tyro.conf.subcommand("zoo")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
 )

@@ -14,18 +14,18 @@ def slow_targets(
 ) -> np.ndarray:
     """The definition, one row at a time."""
     targets = np.zeros(reward.shape)
-    for batch, row in np.ndindex(*reward.shape):
+    for batch, row in np.ndindex(reward.shape):
         total, factor, place = 0.0, 1.0, row
         for _ in range(n_step):
             if place >= reward.shape[1] or not usable[batch, place]:
                 break
-            total += factor * reward[batch, place]
+            total += factor * float(reward[batch, place])
             factor *= discount
             if terminated[batch, place]:
                 factor = 0.0
                 break
             place += 1
-        targets[batch, row] = total + (factor * value[batch, place] if factor else 0)
+        targets[batch, row] = total + (factor * float(value[batch, place]) if factor else 0)
     return targets
 
 
@@ -46,15 +46,17 @@ def test_targets_are_those_of_the_definition(
     segment: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], n_step: int, discount: float
 ) -> None:
     reward, terminated, usable, value = segment
-    found = n_step_targets(*(torch.as_tensor(part) for part in segment), n_step, discount)
+    parts = [torch.as_tensor(part) for part in segment]
+    found = n_step_targets(parts[0], parts[1], parts[2], parts[3], n_step, discount)
     wanted = slow_targets(reward, terminated, usable, value, n_step, discount)
     np.testing.assert_allclose(found.numpy()[usable], wanted[usable], atol=1e-12)
 
 
 def targets(reward: list[float], terminated: list[int], usable: list[int], n_step: int) -> list[float]:
-    parts = (torch.tensor([reward]), torch.tensor([terminated]).bool(), torch.tensor([usable]).bool())
+    ends, can = torch.tensor([terminated]).bool(), torch.tensor([usable]).bool()
     value = 100 * torch.arange(1.0, len(reward) + 1).unsqueeze(0)
-    return n_step_targets(*parts, value, n_step, 0.5)[0].tolist()
+    found: list[float] = n_step_targets(torch.tensor([reward]), ends, can, value, n_step, 0.5)[0].tolist()
+    return found
 
 
 def test_one_step_is_reward_and_discounted_value_of_the_next_row() -> None:
@@ -80,10 +82,9 @@ def test_a_truncation_is_bootstrapped_from_the_row_that_ends_it() -> None:
     assert targets([1, 2, 64, 8], [0, 0, 0, 0], [1, 1, 0, 1], 3)[:2] == [1 + 0.5 * 2 + 0.25 * 300, 2 + 0.5 * 300]
 
 
-def test_no_gradient_and_no_value_leaks_from_beyond_a_termination() -> None:
-    value = torch.full((1, 3), torch.inf)
-    parts = (torch.ones(1, 3), torch.tensor([[False, True, False]]), torch.tensor([[True, True, False]]))
-    found = n_step_targets(*parts, value.nan_to_num(posinf=1e30), 3, 0.5)
+def test_no_value_leaks_from_beyond_a_termination() -> None:
+    ends, can = torch.tensor([[False, True, False]]), torch.tensor([[True, True, False]])
+    found = n_step_targets(torch.ones(1, 3), ends, can, torch.full((1, 3), 1e30), 3, 0.5)
     assert found[0, :2].tolist() == [1.5, 1.0]
 
 
@@ -114,12 +115,22 @@ def test_less_than_one_step_is_refused() -> None:
 
 
 def test_double_q_takes_the_action_of_one_network_and_the_value_of_the_other() -> None:
-    online = torch.tensor([[[1.0, 3.0, 2.0], [9.0, 0.0, 0.0]]])
-    target = torch.tensor([[[10.0, 20.0, 30.0], [-1.0, 5.0, 6.0]]])
-    assert double_q_values(online, target).tolist() == [[20.0, -1.0]]
-    assert double_q_values(online[0, 0], target[0, 0]).item() == 20.0
+    online = torch.tensor([[[1.0, 3.0, 2.0]], [[9.0, 0.0, 0.0]]])
+    target = torch.tensor([[[10.0, 20.0, 30.0]], [[-1.0, 5.0, 6.0]]])
+    assert double_q_values(online, target).tolist() == [20.0, -1.0]
+    assert double_q_values(online[0], target[0]).item() == 20.0
 
 
-def test_double_q_refuses_networks_of_different_actions() -> None:
+def test_critics_agree_on_an_action_and_the_least_of_its_values_counts() -> None:
+    # On average the second action is preferred, by neither critic alone.
+    online = torch.tensor([[5.0, 4.0, 0.0], [0.0, 4.0, 5.0]])
+    target = torch.tensor([[1.0, 7.0, 2.0], [9.0, 6.0, 0.0]])
+    assert double_q_values(online, target).item() == 6.0
+    assert double_q_values(online, target.flip(0)).item() == 6.0
+
+
+def test_double_q_refuses_networks_of_different_actions_and_values_without_critics() -> None:
     with pytest.raises(ValueError, match=r"online \(2, 3\) and target \(2, 4\) must have one shape"):
         double_q_values(torch.zeros(2, 3), torch.zeros(2, 4))
+    with pytest.raises(ValueError, match=r"must have one shape \(\.\.\., C, A\)"):
+        double_q_values(torch.zeros(3), torch.zeros(3))

@@ -53,7 +53,8 @@ def test_no_cell_fills_before_the_one_to_its_left_is_full(coordinate: float, bin
     cells = code(coordinate, bins=bins)[0].numpy()
     assert ((cells >= 0) & (cells <= 1)).all()
     assert (np.diff(cells) <= 0).all()
-    assert ((cells > 0) & (cells < 1)).sum() <= 1
+    # Up to rounding at the edges of cells.
+    assert ((cells > 1e-12) & (cells < 1 - 1e-12)).sum() <= 1
 
 
 @given(coordinate=COORDINATES, bins=st.integers(1, 40))

@@ -33,7 +33,7 @@ def test_every_method_trains_and_is_evaluated_on_whole_games(method: str, argume
     (score,) = result["scores"]
     # A whole game of Pong by one who has learned nothing yet.
     assert -21 <= score <= -15
-    assert 0 < result["wall_s"] < 60
+    assert min(result["wall_s"], result["cpu_s"]) >= (0 if method == "random" else 0.01)
     assert result["peak_memory_mb"] > 100
 
 

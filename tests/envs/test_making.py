@@ -135,7 +135,7 @@ def test_control_is_rendered_and_its_ids_are_checked() -> None:
 
 def test_making_an_atari_env_prints_nothing_and_importing_brings_in_no_emulator() -> None:
     code = (
-        "import sys, kpagent.envs, kpagent.envs.making, kpagent.envs.atari, kpagent.envs.objects.pong;"
+        "import sys, kpagent.envs, kpagent.envs.making, kpagent.envs.atari, kpagent.envs.objects_observation;"
         "heavy = {'ale_py', 'stable_baselines3', 'dm_control', 'shimmy', 'ray', 'matplotlib'} & set(sys.modules);"
         "assert not heavy, heavy;"
         "kpagent.envs.making.make_env('ALE/Pong-v5').reset(seed=0);"

@@ -16,7 +16,7 @@ from kpagent.errors import UsageError
 from kpagent.perception.transporter import Transporter, TransporterConfig
 
 
-@pytest.mark.filterwarnings("ignore:.*alternative to using:UserWarning", "ignore:.*different from the unwrapped:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*different from the unwrapped:UserWarning", "ignore:.*unconventional shape:UserWarning")
 @pytest.mark.parametrize("env_id", ["ALE/Pong-v5", "ALE/Breakout-v5", "kpagent/PongSliding-v0"])
 def test_it_passes_the_checkers(env_id: str) -> None:
     env = ObjectObservation(make_env(env_id))

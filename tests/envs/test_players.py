@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +71,7 @@ class Walk(gym.Env):
         return frame
 
 
-gym.register("test_players/Walk-v0", entry_point=Walk)
+gym.register("test_players/Walk-v0", entry_point=lambda **settings: Walk(**settings))
 
 
 def play(env: GymnasiumVecEnv, actions: np.ndarray) -> list[Any]:
@@ -222,7 +220,7 @@ def test_what_cannot_render_says_so() -> None:
 
 def test_weights_of_another_game_may_be_allowed() -> None:
     env = make_players("ALE/Pong-v5", 1, "breakout", any_weights=True)
-    assert env.reset()["xy"].shape == (1, 2, 2)  # type: ignore[call-overload, index]
+    assert env.reset()["xy"].shape == (1, 2, 2)  # type: ignore[call-overload]
 
 
 def test_there_are_no_frames_before_the_first_reset() -> None:
@@ -235,7 +233,9 @@ def test_there_are_no_frames_before_the_first_reset() -> None:
         assert newest_frames(env).dtype == np.uint8
 
 
-def test_learners_of_stable_baselines3_train_on_them() -> None:
+def test_learners_of_stable_baselines3_train_on_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    # An agent that never serves would play on for ever.
+    monkeypatch.setattr(players, "LONGEST_GAME", 1600)
     env = make_players("ALE/Breakout-v5", 2, "breakout", seed=0)
     ppo = PPO("MultiInputPolicy", env, n_steps=32, batch_size=32, n_epochs=1, seed=0, device="cpu").learn(128)
     assert ppo.num_timesteps == 128
@@ -249,14 +249,8 @@ def test_learners_of_stable_baselines3_train_on_them() -> None:
     # Lives end trajectories; the statistics are those of games.
     assert buffer.dones.sum() > 3 * len(games)
     assert min(games, default=999) > 75
-    returns, lengths = evaluate_policy(dqn, make_players("ALE/Breakout-v5", 2, OBJECTS, seed=1), 1, deterministic=False)
-    assert returns >= 0  # type: ignore[operator]
-    assert objects.env_is_wrapped(Monitor) == [True, True]
-
-
-def test_only_players_bring_in_stable_baselines3() -> None:
-    code = (
-        "import sys, kpagent.envs, kpagent.envs.making, kpagent.envs.objects_observation;"
-        "assert 'stable_baselines3' not in sys.modules"
+    _, lengths = evaluate_policy(
+        dqn, make_players("ALE/Breakout-v5", 2, OBJECTS, seed=1), 2, deterministic=False, return_episode_rewards=True
     )
-    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+    assert all(75 < length <= 400 for length in lengths)  # type: ignore[union-attr]
+    assert objects.env_is_wrapped(Monitor) == [True, True]

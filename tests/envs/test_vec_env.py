@@ -48,8 +48,8 @@ def random_play(seed: int, length: int) -> np.ndarray:
 
 
 def reference(actions: np.ndarray) -> list[dict[str, Any]]:
-    """What Stable-Baselines3 makes of Breakout, with the idle action that it plays after each lost life as a step of its own."""
-    env = DummyVecEnv([lambda: EpisodicLifeEnv(Monitor(make_env("ALE/Breakout-v5")))])
+    """What Stable-Baselines3 makes of Breakout; the idle action that it plays after a lost life is a step of its own."""
+    env: Any = DummyVecEnv([lambda: EpisodicLifeEnv(Monitor(make_env("ALE/Breakout-v5")))])
     env.reset()
     steps: list[dict[str, Any]] = []
     for action in actions:
@@ -70,7 +70,7 @@ def reference(actions: np.ndarray) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("make", [breakout_threads, breakout_turns])
 def test_lost_lives_end_trajectories_as_in_stable_baselines3_and_games_go_on(make: Any) -> None:
     scripts = [reference(random_play(seed, 420)) for seed in range(2)]
-    env = GymnasiumVecEnv(make(2), life_loss=True)
+    env: Any = GymnasiumVecEnv(make(2), life_loss=True)
     squeeze = (lambda frame: frame[0]) if make is breakout_threads else (lambda frame: frame)
     env.reset()
     ends, games, returns = 0, 0, np.zeros(2)
@@ -211,7 +211,8 @@ def telling() -> SyncVectorEnv:
 
 
 def test_infos_are_those_of_each_env_and_of_the_step_that_ended_it() -> None:
-    env, listed = GymnasiumVecEnv(telling()), DictInfoToList(telling())
+    env: Any = GymnasiumVecEnv(telling())
+    listed = DictInfoToList(telling())
     env.set_options({"a": 1})
     env.reset()
     listed.reset()
@@ -282,7 +283,8 @@ def test_the_mode_of_one_atari_env_is_not_that_of_the_last_that_was_made() -> No
 def test_options_are_the_same_for_all() -> None:
     env = GymnasiumVecEnv(same_step())
     env.set_options([{"low": -0.1}] * 3)
-    assert np.abs(env.reset()).max() <= 0.1
+    observations: Any = env.reset()
+    assert np.abs(observations).max() <= 0.1
     with pytest.raises(UsageError, match="one dict of options"):
         env.set_options([{"low": -0.1}, {}, {}])
 
@@ -317,7 +319,7 @@ def test_evaluate_policy_counts_whole_games() -> None:
     assert (returns, lengths) == evaluate_policy(again, GymnasiumVecEnv(breakout_threads(2)), 5, return_episode_rewards=True)
     assert len(returns) == 5  # type: ignore[arg-type]
     # Five lives of some 25 interactions each, or more.
-    assert min(lengths) > 100  # type: ignore[type-var, arg-type]
+    assert min(lengths) > 100  # type: ignore[arg-type]
 
 
 def test_a_step_costs_little_besides_the_env() -> None:
@@ -340,11 +342,12 @@ def test_keypoints_of_the_same_game_are_the_same_alone_and_in_threads() -> None:
     makers = [lambda: KeypointObservation(make_env("ALE/Breakout-v5"), "breakout", device="cpu")] * 2
     turns = GymnasiumVecEnv(SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP), life_loss=True)
     assert threads.observation_space == turns.observation_space
-    seen, also = threads.reset(), turns.reset()
+    seen: Any = threads.reset()
+    also: Any = turns.reset()
     lives = 0
     for action in random_play(2, 120):
         for name in ("xy", "presence", "features"):
-            np.testing.assert_allclose(seen[name], also[name], atol=1e-3)  # type: ignore[call-overload, index]
+            np.testing.assert_allclose(seen[name], also[name], atol=1e-3)
         seen, _, dones, infos = threads.step(np.full(2, action))
         also, _, their_dones, their_infos = turns.step(np.full(2, action))
         np.testing.assert_array_equal(dones, their_dones)
@@ -353,5 +356,5 @@ def test_keypoints_of_the_same_game_are_the_same_alone_and_in_threads() -> None:
             last, their_last = infos[index]["terminal_observation"], their_infos[index]["terminal_observation"]
             assert set(last) == {"xy", "presence", "features"}
             np.testing.assert_allclose(last["xy"], their_last["xy"], atol=1e-3)
-            np.testing.assert_array_equal(last["xy"], seen["xy"][index])  # type: ignore[call-overload, index]
+            np.testing.assert_array_equal(last["xy"], seen["xy"][index])
     assert lives

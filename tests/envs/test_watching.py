@@ -12,11 +12,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from kpagent.drawing import PALETTE
-from kpagent.envs.watching import SHEET_FRAMES, _Spread, format_observation, watch
+from kpagent.envs.recording import SHEET_FRAMES
+from kpagent.envs.watching import format_observation, watch
 from kpagent.errors import UsageError
 from kpagent.keypoints import Keypoints
 from kpagent.perception.transporter import Transporter, TransporterConfig
@@ -256,19 +255,6 @@ def test_an_observation_is_printed_with_two_decimals_and_no_minus_zero() -> None
         "    [[  0.00   1.00   2.00 ...  97.00  98.00  99.00]",
         "     [100.00 101.00 102.00 ... 197.00 198.00 199.00]]",
     ]
-
-
-@given(offered=st.integers(1, 5000), count=st.integers(1, 20))
-def test_moments_are_spread_evenly_however_many_come(offered: int, count: int) -> None:
-    spread = _Spread[int](count)
-    for item in range(offered):
-        spread.offer(item)
-        assert len(spread._kept) < 8 * count
-    picked = spread.pick()
-    assert spread.last == offered - 1
-    assert len(picked) == min(count, offered)
-    ideal = [(part + 0.5) / len(picked) * offered for part in range(len(picked))]
-    assert max(abs(a - b) for a, b in zip(picked, ideal, strict=True)) <= max(1, offered / count / 2)
 
 
 def test_the_sheet_has_as_many_frames_as_there_were(tmp_path: Path) -> None:
