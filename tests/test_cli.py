@@ -211,10 +211,10 @@ MISTAKES = [
     ),
     (["bench", "tracking", "--games", "pong", "--trained", "--runs", "new"], "no finished training of pong in new"),
     (["bench", "robustness", "--cases", "pong"], "no case 'pong'; there are pong_sliding"),
-    (["bench"], "Missing subcommand: Expected one of {speed, keypoints, pairs, tracking, robustness}."),
+    (["bench"], "Missing subcommand: Expected one of {speed, keypoints, pairs, tracking, robustness, atari100k}."),
     (
         ["bench", "spede"],
-        "Unrecognized options: spede; Available subcommands: speed, keypoints, pairs, tracking, robustness",
+        "Unrecognized options: spede; Available subcommands: speed, keypoints, pairs, tracking, robustness, atari100k",
     ),
     (["bench", "speed", "--out", "file/below"], "cannot write file/below/"),
     (["bench", "speed", "--device", "abacus"], "no device 'abacus'"),

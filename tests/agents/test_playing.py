@@ -164,8 +164,9 @@ def test_a_mistake_is_one_line_before_anything_is_played(
     agent: KeyQN, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     player = Lives()
+    arguments: dict[str, Any] = {"agent": agent, "player": player, "out": tmp_path / "play.mp4"}
     with pytest.raises(UsageError, match=re.escape(message)) as caught:
-        play(**{"agent": agent, "player": player, "out": tmp_path / "play.mp4"} | changes)
+        play(**arguments | changes)
     assert "\n" not in str(caught.value)
     assert player.played == []
     assert os.listdir(tmp_path) == []

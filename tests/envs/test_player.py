@@ -23,7 +23,9 @@ def emulator() -> ale_py.ALEInterface:
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
     ale = ale_py.ALEInterface()
     ale.setFloat("repeat_action_probability", 0.0)
-    ale.loadROM(ale_py.roms.get_rom_path("pong"))
+    rom = ale_py.roms.get_rom_path("pong")
+    assert rom is not None
+    ale.loadROM(rom)
     return ale
 
 

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from kpagent.agents.keyqn import KeyQN
+from kpagent.agents.learning_run import AGENT, CHECKPOINT, GAMES, learn, read_games
+from kpagent.envs.players import OBJECTS, make_players
+from kpagent.envs.vec_env import GymnasiumVecEnv
+from kpagent.errors import UsageError
+
+SMALL = {"learning_starts": 100, "batch_size": 4, "seed": 0, "device": "cpu"}
+
+RUN = """
+import sys
+from pathlib import Path
+from kpagent.agents.learning_run import learn
+from kpagent.envs.players import OBJECTS, make_players
+
+learn(make_players("ALE/Pong-v5", 2, OBJECTS, seed=0), Path(sys.argv[1]), 10**6, checkpoint_every_s=0.2,
+      learning_starts=100, batch_size=4, seed=0, device="cpu")
+"""
+
+
+def players(copies: int = 2) -> GymnasiumVecEnv:
+    return make_players("ALE/Pong-v5", copies, OBJECTS, seed=0)
+
+
+def test_a_run_that_is_killed_is_taken_up(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path)])
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / CHECKPOINT).exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.5)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    kept = KeyQN.load(tmp_path / CHECKPOINT)
+    assert len(kept.replay) > 0
+    assert kept.num_timesteps == 2 * (len(kept.replay) // 2)
+    # Games that ended after the checkpoint will be played again.
+    with (tmp_path / GAMES).open("a") as file:
+        file.write(f"{kept.num_timesteps + 50},-21\n")
+
+    total = kept.num_timesteps + 40
+    agent = learn(players(), tmp_path, total, resume=True)
+
+    assert agent.num_timesteps == total
+    assert len(agent.replay) == len(kept.replay) + 40
+    assert agent._n_updates > kept._n_updates
+    assert agent.provenance["wall_s"] > kept.provenance["wall_s"] > 0
+    assert all(at <= total for at, _ in read_games(tmp_path))
+    assert (tmp_path / AGENT).exists()
+    assert not (tmp_path / CHECKPOINT).exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_run_that_is_stopped_keeps_everything_and_goes_on(tmp_path: Path) -> None:
+    stopped = learn(players(), tmp_path, 400, on_step=lambda agent: agent.num_timesteps < 200, **SMALL)
+    assert stopped.num_timesteps == 200
+    assert (tmp_path / CHECKPOINT).exists()
+    assert learn(players(), tmp_path, 400, resume=True).num_timesteps == 400
+
+
+def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
+    learn(players(), tmp_path, 120, **SMALL)
+    before = (tmp_path / AGENT).read_bytes()
+    assert learn(players(), tmp_path, 120, resume=True).num_timesteps == 120
+    assert (tmp_path / AGENT).read_bytes() == before
+    with pytest.raises(UsageError, match="holds a run already"):
+        learn(players(), tmp_path, 120, **SMALL)
