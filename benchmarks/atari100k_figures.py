@@ -14,8 +14,13 @@ from kpagent.files import replace_file
 if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
-COLOURS = {"keyqn": "#0072B2", "dqn_pixels": "#D55E00", "ppo_pixels": "#CC79A7", "ppo_keypoints": "#009E73"}
-"""Of methods measured here; what is published is grey."""
+COLOURS = {
+    "KeyQN": "#0072B2",
+    "DQN on pixels": "#D55E00",
+    "PPO on pixels": "#CC79A7",
+    "PPO on keypoints": "#009E73",
+}
+"""Of methods measured here, by their labels; what is published is grey."""
 GREY = "#BBBBBB"
 
 

@@ -203,14 +203,14 @@ def _train(
         return EpsilonGreedy(None, 1.0, int(actions), seed), 0, []
     callback = _WholeGames()
     if method == "dqn_pixels":
-        learner = DQN("CnnPolicy", env, seed=seed, device=device, **(_DQN | changes))
+        learner = DQN("CnnPolicy", env, seed=seed, device=device, **{**_DQN, **changes})
         if interactions <= learner.learning_starts:
             raise UsageError(f"DQN learns after {learner.learning_starts} interactions; give it more than {interactions}")
         learner.learn(interactions, callback)
         return EpsilonGreedy(learner, EPSILON, int(actions), seed), learner.num_timesteps, callback.games
     policy, device = ("MultiInputPolicy", "cpu") if method == "ppo_keypoints" else ("CnnPolicy", device)
     env = ClippedRewards(env) if method == "ppo_keypoints" else env
-    agent = PPO(policy, env, seed=seed, device=device, **(_PPO | changes))
+    agent = PPO(policy, env, seed=seed, device=device, **{**_PPO, **changes})
     round_ = agent.n_steps * env.num_envs
     if interactions < round_:
         raise UsageError(f"PPO plays {round_} interactions between updates; give it at least as many, not {interactions}")

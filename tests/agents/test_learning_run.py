@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,11 +15,12 @@ from kpagent.envs.players import OBJECTS, make_players
 from kpagent.envs.vec_env import GymnasiumVecEnv
 from kpagent.errors import UsageError
 
-SMALL = {"learning_starts": 100, "batch_size": 4, "seed": 0, "device": "cpu"}
+SMALL: dict[str, Any] = {"learning_starts": 100, "batch_size": 4, "seed": 0, "device": "cpu"}
 
 RUN = """
 import sys
 from pathlib import Path
+from typing import Any
 from kpagent.agents.learning_run import learn
 from kpagent.envs.players import OBJECTS, make_players
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,12 @@ from kpagent.benchmarks.literature import PUBLISHED
 from kpagent.benchmarks.tables import render_atari100k
 from kpagent.errors import UsageError
 
+Measured = tuple[dict[str, Any], Path, list[str]]
+"""The result of a small run of the benchmark, the folder it wrote to, and what it said."""
+
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path, list[str]]:  # type: ignore[type-arg]
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
     folder = tmp_path_factory.mktemp("atari100k")
     said: list[str] = []
     benchmark = Atari100k(
@@ -30,7 +34,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Path, list
     return benchmark.run(said.append), folder, said
 
 
-def test_figures_are_those_of_the_runs(measured: tuple[dict, Path, list[str]]) -> None:  # type: ignore[type-arg]
+def test_figures_are_those_of_the_runs(measured: Measured) -> None:
     result, folder, _ = measured
     figures = result["figures"]
     for method in ("keyqn_oracle", "random"):
@@ -47,13 +51,13 @@ def test_figures_are_those_of_the_runs(measured: tuple[dict, Path, list[str]]) -
     assert "all/random/iqm" not in figures
 
 
-def test_pictures_are_drawn(measured: tuple[dict, Path, list[str]]) -> None:  # type: ignore[type-arg]
+def test_pictures_are_drawn(measured: Measured) -> None:
     _, folder, _ = measured
     assert (folder / "pictures/atari100k.png").stat().st_size > 10_000
     assert (folder / "pictures/atari100k_learning.png").stat().st_size > 1_000
 
 
-def test_runs_are_not_repeated(measured: tuple[dict, Path, list[str]]) -> None:  # type: ignore[type-arg]
+def test_runs_are_not_repeated(measured: Measured) -> None:
     result, folder, said = measured
     assert len(said) == 8
     again: list[str] = []
@@ -66,7 +70,7 @@ def test_runs_are_not_repeated(measured: tuple[dict, Path, list[str]]) -> None: 
     assert figures["pong/random/return"] == result["figures"]["pong/random/return"]
 
 
-def test_the_table_tells_ours_from_what_others_published(measured: tuple[dict, Path, list[str]]) -> None:  # type: ignore[type-arg]
+def test_the_table_tells_ours_from_what_others_published(measured: Measured) -> None:
     rows = render_atari100k(measured[0]).splitlines()
     ours = next(row for row in rows if "**Random**" in row)
     assert "measured here" in ours
@@ -87,7 +91,7 @@ def test_the_table_tells_ours_from_what_others_published(measured: tuple[dict, P
         ({"jobs": 0}, "jobs must be at least 1"),
     ],
 )
-def test_mistakes_are_known_before_anything_is_run(changes: dict, message: str, tmp_path: Path) -> None:  # type: ignore[type-arg]
+def test_mistakes_are_known_before_anything_is_run(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message):
         Atari100k(**changes, runs=tmp_path / "runs").run(print)
     assert not (tmp_path / "runs").exists()
