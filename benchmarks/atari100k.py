@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,7 @@ if TYPE_CHECKING:
     from kpagent.benchmarks.results import Measurement
     from kpagent.benchmarks.runs import Run
 
-METHODS = ("keyqn", "keyqn_finetune", "keyqn_strict", "keyqn_oracle", "dqn_pixels", "ppo_pixels", "ppo_keypoints", "random")
-"""What can be measured: KeyQN on keypoints (as shipped; tuned on the frames of the run; learned from these alone) and on the
-true positions of objects, and its peers."""
-LABELS = {
+LABELS: Mapping[str, str] = {
     "keyqn": "KeyQN",
     "keyqn_finetune": "KeyQN, perception tuned",
     "keyqn_strict": "KeyQN, all in 100k",
@@ -26,6 +23,36 @@ LABELS = {
     "ppo_keypoints": "PPO on keypoints",
     "random": "Random",
 }
+"""What can be measured: KeyQN on keypoints (as shipped; tuned on the frames of the run; learned from these alone) and on the
+true positions of objects, and its peers."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """KeyQN with one thing otherwise; arguments of `keyqn_runs.train_keyqn`."""
+
+    label: str
+    """What is otherwise."""
+    network: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `NetworkConfig`."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of `KeyQN`."""
+    features: bool = True
+    """Whether to see features."""
+
+
+ABLATIONS: Mapping[str, Ablation] = {
+    "keyqn_no_features": Ablation("without features", features=False),
+    "keyqn_no_motion": Ablation("without the move since the last observation", network={"motion_range": 0.0}),
+    "keyqn_one_critic": Ablation("one critic", network={"critics": 1}),
+    "keyqn_distribution": Ablation("HL-Gauss over 51 atoms in place of expected values", network={"atoms": 51}),
+    "keyqn_three_steps": Ablation("three-step targets", changes={"n_steps": 3, "initial_n_steps": 3}),
+    "keyqn_no_annealing": Ablation("the last discount from the start", changes={"anneal_updates": 0}),
+    "keyqn_more_updates": Ablation("twice the updates", changes={"gradient_steps": 4}),
+    "keyqn_resets": Ablation("a reset every 20,000 interactions", changes={"reset_interval": 20_000}),
+    "keyqn_jitter": Ablation("noise of 0.01 on coordinates in learning", changes={"jitter": 0.01}),
+}
+METHODS = (*LABELS, *ABLATIONS)
 
 
 @dataclass(frozen=True)
@@ -40,7 +67,9 @@ class Atari100k:
     """Atari games of the zoo."""
     methods: tuple[str, ...] = ("keyqn",)
     """keyqn, keyqn_finetune (perception goes on learning from the frames of the run), keyqn_strict (it sees no others),
-    keyqn_oracle (true positions in place of keypoints), dqn_pixels, ppo_pixels, ppo_keypoints, random."""
+    keyqn_oracle (true positions in place of keypoints), dqn_pixels, ppo_pixels, ppo_keypoints, random; and for ablations
+    keyqn_no_features, keyqn_no_motion, keyqn_one_critic, keyqn_distribution, keyqn_three_steps, keyqn_no_annealing,
+    keyqn_more_updates, keyqn_resets, keyqn_jitter."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of the runs."""
     steps: int = 100_000
@@ -133,6 +162,9 @@ class Atari100k:
         if method.startswith("keyqn"):
             see = {"keyqn_oracle": OBJECTS, "keyqn_strict": None}.get(method, game)
             arguments |= {"see": see, "folder": str(folder)}
+            if method in ABLATIONS:
+                other = ABLATIONS[method]
+                arguments |= {"features": other.features, "network": {**other.network}, "changes": {**other.changes}}
             if method == "keyqn_finetune":
                 arguments |= {"finetune": True}
             if method == "keyqn_strict":
@@ -173,6 +205,8 @@ class Atari100k:
         bars: dict[str, list[Bar]] = {}
         curves: dict[str, list[Curve]] = {}
         for (game, method), results in found.items():
+            if method in ABLATIONS:
+                continue
             scores = [normalized({game: _mean(result)})[game] for result in results]
             interval = mean_interval(scores) if len(scores) > 1 else None
             bars.setdefault(game, []).append(Bar(LABELS[method], float(np.mean(scores)), interval))

@@ -3,7 +3,8 @@
 A page marks the place of a table with `<!-- figures: BENCHMARK PREFIX [PREFIX ...] -->` and `<!-- end -->`; every figure of
 the benchmark whose name begins with one of the prefixes gets a row. `<!-- tracking: FIGURE [FIGURE ...] -->` marks a table
 with a row for each game and method and a column for each figure, `<!-- atari100k -->` our scores above those that were
-published, `<!-- zoo -->` what the headers of the shipped weights say.
+published, `<!-- ablations -->` those of KeyQN with one thing otherwise, `<!-- zoo -->` what the headers of the shipped
+weights say.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kpagent.benchmarks.atari100k import LABELS
+from kpagent.benchmarks.atari100k import ABLATIONS, LABELS
 from kpagent.benchmarks.literature import GAMES, PUBLISHED
 from kpagent.files import write_text
 from kpagent.perception.zoo import shipped
@@ -23,6 +24,7 @@ from kpagent.perception.zoo import shipped
 PLACE = re.compile(r"(<!-- figures: (\S+)([^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 TRACKING = re.compile(r"(<!-- tracking: ([^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 ATARI100K = re.compile(r"(<!-- atari100k -->\n).*?(<!-- end -->)", re.DOTALL)
+ABLATED = re.compile(r"(<!-- ablations -->\n).*?(<!-- end -->)", re.DOTALL)
 ZOO = re.compile(r"(<!-- zoo -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -46,9 +48,10 @@ def fill(page: str, results: Path) -> str:
 
     def atari100k(place: re.Match[str]) -> str:
         result = json.loads((results / "atari100k.json").read_text(encoding="utf-8"))
-        return f"{place[1]}{render_atari100k(result)}{place[2]}"
+        rendered = render_ablations(result) if place[1].startswith("<!-- abl") else render_atari100k(result)
+        return f"{place[1]}{rendered}{place[2]}"
 
-    page = ATARI100K.sub(atari100k, page)
+    page = ABLATED.sub(atari100k, ATARI100K.sub(atari100k, page))
     page = ZOO.sub(lambda place: f"{place[1]}{render_zoo(shipped())}{place[2]}", PLACE.sub(table, page))
     return TRACKING.sub(tracking, page)
 
@@ -80,7 +83,7 @@ def render_atari100k(result: dict[str, Any]) -> str:
     """Scores by method and game: ours, the mean over seeds and their range, and below them what others published."""
     figures = result["figures"]
     rows = [f"| | {' | '.join(GAMES)} | seeds | a run |", "|---" * (3 + len(GAMES)) + "|"]
-    for method in dict.fromkeys(name.split("/")[1] for name in figures if not name.startswith("all/")):
+    for method in (method for method in LABELS if any(name.split("/")[1] == method for name in figures)):
         scores = {game: figures.get(f"{game}/{method}/return") for game in GAMES}
         cells = [_with_range(figure) if figure else "" for figure in scores.values()]
         seeds = sorted({len(figure["per_seed"]) for figure in scores.values() if figure})
@@ -90,6 +93,20 @@ def render_atari100k(result: dict[str, Any]) -> str:
     for published in PUBLISHED.values():
         cells = [_number(published.scores[game]) for game in GAMES]
         rows.append(f"| {published.label}, {published.source} | {' | '.join(cells)} | | {published.cost or ''} |")
+    return "\n".join([*rows, "", _measured(result), ""])
+
+
+def render_ablations(result: dict[str, Any]) -> str:
+    """Scores of KeyQN, and of KeyQN with one thing otherwise, on the games where both were measured."""
+    figures = result["figures"]
+    rows = ["| KeyQN | game | score | seeds |", "|---|---|---|---|"]
+    games = [game for game in GAMES if any(f"{game}/{method}/return" in figures for method in ABLATIONS)]
+    for method in ("keyqn", *ABLATIONS):
+        for game in games:
+            figure = figures.get(f"{game}/{method}/return")
+            if figure:
+                label = ABLATIONS[method].label if method in ABLATIONS else "as it is"
+                rows.append(f"| {label} | {game} | {_with_range(figure)} | {len(figure['per_seed'])} |")
     return "\n".join([*rows, "", _measured(result), ""])
 
 

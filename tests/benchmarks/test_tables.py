@@ -3,20 +3,20 @@ from pathlib import Path
 
 import pytest
 
-from kpagent.benchmarks.tables import fill, render_tracking
+from kpagent.benchmarks.tables import fill, render_ablations, render_atari100k, render_tracking
 from kpagent.perception.zoo import shipped
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_readme_holds_the_figures_of_the_results() -> None:
-    for path in (ROOT / "README.md", ROOT / "docs" / "benchmarks.md"):
+    for path in (ROOT / "README.md", ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "atari100k.md"):
         page = path.read_text(encoding="utf-8")
         assert fill(page, ROOT / "benchmarks" / "results") == page
     page = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in ("keypoints", "robustness", "speed", "pairs"):
         assert f"<!-- figures: {name} " in page
-    assert "<!-- tracking: " in page
+    assert "<!-- atari100k -->" in page
 
 
 def test_the_page_of_the_zoo_says_what_the_headers_say() -> None:
@@ -51,6 +51,23 @@ def test_tracking_has_a_row_a_method_with_the_range_over_seeds() -> None:
         "| pong | transporter |  | 0.9 (0.8 to 1) |",
         "| pong | jakab | 0.5 |  |",
     ]
+
+
+def test_ablations_have_a_table_of_their_own() -> None:
+    figures = {
+        f"pong/{method}/{figure}": {"value": value, "unit": "", "per_seed": [value]}
+        for method, score in (("keyqn", 18.0), ("keyqn_no_motion", 7.0))
+        for figure, value in (("return", score), ("wall_s", 600.0))
+    }
+    measured = {"cores": 2, "processor": "P", "gpu": None}
+    result = {"command": "kpagent bench atari100k", "date": "2026-01-02T03:04:05Z", "machine": measured, "figures": figures}
+    assert render_ablations(result).splitlines()[2:4] == [
+        "| as it is | pong | 18 | 1 |",
+        "| without the move since the last observation | pong | 7 | 1 |",
+    ]
+    rows = render_atari100k(result).splitlines()
+    assert rows[2] == "| **KeyQN** |  |  |  | 18 |  | 1 | 10 min, measured here |"
+    assert not any("the move" in row for row in rows)
 
 
 def test_a_table_has_the_figures_asked_for_and_no_others(tmp_path: Path) -> None:
