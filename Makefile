@@ -12,15 +12,15 @@ apt = if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 .PHONY: help demo test lint clean
 
 help:
-	@echo "make demo   play real Pong with the shipped keypoints and write demo/pong.mp4"
+	@echo "make demo   let the shipped agent play real Pong and write demo/pong.mp4"
 	@echo "make test   lint, types, layers and all tests"
 	@echo "make lint   the same without the tests"
 	@echo "make clean  remove $(VENV), demo/ and every cache; runs/ and data/ stay"
 
 demo: $(VENV)/.installed
-	@$(BIN)/kpagent watch --env ALE/Pong-v5 --weights pong --out demo/pong.mp4
-	@echo "next: $(BIN)/python scripts/wrap_your_env.py, or keypoints of another game:"
-	@echo "      $(BIN)/kpagent pretrain --env ALE/Breakout-v5 --keypoints 2 --spare 4 --out runs/breakout"
+	@$(BIN)/kpagent play --agent pong --out demo/pong.mp4
+	@echo "train it: $(BIN)/kpagent train --env ALE/Pong-v5 --weights pong --out runs/pong_agent"
+	@echo "wrap an environment of yours: $(BIN)/python scripts/wrap_your_env.py"
 
 test: lint $(VENV)/.renders
 	@$(BIN)/python -m pytest

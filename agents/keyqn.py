@@ -1,8 +1,8 @@
 """KeyQN: Q-learning from keypoints with a recurrent network (Transporter sections 3.2.1 and 4.2.1).
 
 The paper names neural fitted Q-iteration and gives no more of it. This is its present form: windows of experience from a
-replay that keeps the recurrent state of the time (R2D2, Kapturowski et al. 2019), double Q-learning with n-step targets, a
-dueling head, a target network that follows slowly, and values learned as a distribution.
+replay that keeps the recurrent state of the time (R2D2, Kapturowski et al. 2019), double Q-learning with n-step targets of
+which the least of two critics is trusted, dueling heads, and a target network that follows slowly and plays.
 """
 
 from __future__ import annotations
@@ -95,6 +95,15 @@ class KeyQN(OffPolicyAlgorithm):
         clip_rewards: learn from the sign of rewards, as is done on Atari.
         max_grad_norm: gradients are scaled down to it.
         precision: bf16 runs embedding and LSTM in bfloat16; auto takes it where it is faster.
+        stats_window_size: games that the logged score is a mean of.
+        tensorboard_log: folder for TensorBoard; none is written without.
+        policy_kwargs: `network`, a `NetworkConfig`, and `weight_decay`.
+        verbose: 0 is silent, 1 prints what is logged.
+        seed: of the network, the draws and the environment.
+        device: auto, cpu or cuda.
+
+    Raises:
+        UsageError: no environment, or one without keypoints or without numbered actions; or a value above is out of range.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"KeypointPolicy": KeypointPolicy}
@@ -162,6 +171,7 @@ class KeyQN(OffPolicyAlgorithm):
         self.exploration_initial_eps, self.exploration_final_eps = exploration_initial_eps, exploration_final_eps
         self.reset_interval, self.reset_until = reset_interval, reset_until
         self.jitter, self.clip_rewards, self.max_grad_norm, self.precision = jitter, clip_rewards, max_grad_norm, precision
+        self._check(env is not None or not _init_setup_model)
         self.last_reset = 0
         """Updates done when the network was last reset."""
         self._resets = 0
@@ -169,6 +179,28 @@ class KeyQN(OffPolicyAlgorithm):
         """What it learned from, as JSON values; kept with the agent."""
         if _init_setup_model:
             self._setup_model()
+
+    def _check(self, has_environment: bool) -> None:
+        if not has_environment:
+            raise UsageError("KeyQN needs an environment: KeyQN(env=...); to play without one, KeyQN.load(path)")
+        checks = {
+            "learning_rate must be a positive number": isinstance(self.learning_rate, float) and self.learning_rate > 0,
+            "batch_size must be at least 1": self.batch_size >= 1,
+            "sequence_length must be at least 2": self.sequence_length >= 2,
+            "burn_in must not be negative": self.burn_in >= 0,
+            "tau must be in (0, 1]": 0 < self.tau <= 1,
+            "gamma must be in [0, 1)": 0 <= self.gamma < 1,
+            "initial_gamma must be in [0, 1)": 0 <= self.initial_gamma < 1,
+            "n_steps must be at least 1": self.n_steps >= 1,
+            "initial_n_steps must be at least 1": self.initial_n_steps >= 1,
+            "exploration_initial_eps must be in [0, 1]": 0 <= self.exploration_initial_eps <= 1,
+            "exploration_final_eps must be in [0, 1]": 0 <= self.exploration_final_eps <= 1,
+            "jitter must not be negative": self.jitter >= 0,
+            "precision must be auto, bf16 or float32": self.precision in ("auto", "bf16", "float32"),
+        }
+        for message, holds in checks.items():
+            if not holds:
+                raise UsageError(f"{message}; got {getattr(self, message.split()[0])!r}")
 
     def _setup_model(self) -> None:
         self._setup_lr_schedule()

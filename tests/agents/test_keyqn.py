@@ -62,7 +62,7 @@ def agent_of(env: Any, *, network: NetworkConfig = SMALL, **changes: Any) -> Key
         "exploration_final_eps": 0.1,
         "clip_rewards": False,
         "policy_kwargs": {"network": network},
-        "precision": "fp32",
+        "precision": "float32",
         "seed": 0,
         "device": "cpu",
     }
@@ -763,7 +763,6 @@ def test_environments_without_keypoints_are_refused(make: Callable[[], gym.Env[A
         {"buffer_size": 1},
         {"buffer_size": 3},
         {"exploration_final_eps": 1.2},
-        {"max_grad_norm": 0.0},
     ],
     ids=str,
 )
