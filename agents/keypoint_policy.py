@@ -66,7 +66,7 @@ class KeypointPolicy(BasePolicy):
         Returns:
             (N, A), and the state after this observation.
         """
-        seen = {name: torch.as_tensor(value, device=self.device).unsqueeze(1) for name, value in observation.items()}
+        seen = {name: torch.tensor(value, device=self.device).unsqueeze(1) for name, value in observation.items()}
         batch = len(seen["xy"])
         if state is None:
             state, first = self.q_net.initial_state(batch), np.ones(batch, bool)

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
@@ -23,11 +24,12 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import LinearSchedule, get_system_info, polyak_update
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from torch.nn import functional as F
 
 from kpagent.agents.agent_file import load_agent, save_agent
-from kpagent.agents.keypoint_policy import KeypointPolicy, require_keypoints
+from kpagent.agents.keypoint_policy import KeypointPolicy, require_discrete, require_keypoints
 from kpagent.agents.q_network import KeypointQNetwork, NetworkConfig
 from kpagent.agents.targets import double_q_values, n_step_targets
 from kpagent.agents.value_atoms import gaussian_histogram
@@ -144,6 +146,8 @@ class KeyQN(OffPolicyAlgorithm):
         device: torch.device | str = "auto",
         _init_setup_model: bool = True,
     ) -> None:
+        if isinstance(env, (gym.Env, VecEnv)):
+            require_discrete(env.action_space)
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]
@@ -183,8 +187,13 @@ class KeyQN(OffPolicyAlgorithm):
     def _check(self, has_environment: bool) -> None:
         if not has_environment:
             raise UsageError("KeyQN needs an environment: KeyQN(env=...); to play without one, KeyQN.load(path)")
+        # Stable-Baselines3 counts them only where there is an environment.
+        copies = getattr(self, "n_envs", 1)
         checks = {
-            "learning_rate must be a positive number": isinstance(self.learning_rate, float) and self.learning_rate > 0,
+            "learning_rate must be a positive number": isinstance(self.learning_rate, (int, float))
+            and self.learning_rate > 0,
+            f"buffer_size must leave {self.burn_in + 2} rows for each of {copies} environments": self.buffer_size // copies
+            >= self.burn_in + 2,
             "batch_size must be at least 1": self.batch_size >= 1,
             "sequence_length must be at least 2": self.sequence_length >= 2,
             "burn_in must not be negative": self.burn_in >= 0,
@@ -220,6 +229,7 @@ class KeyQN(OffPolicyAlgorithm):
         )
         self._state: dict[str, Tensor] | None = None
         self._first = np.ones(self.n_envs, bool)
+        self._stepping = False
         bf16 = prefers_bf16(self.device) if self.precision == "auto" else self.precision == "bf16"
         self._autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
 
@@ -233,6 +243,7 @@ class KeyQN(OffPolicyAlgorithm):
             self._state, self._first = self.q_net.initial_state(n_envs), np.ones(n_envs, bool)
         assert isinstance(self._last_obs, dict)
         self._state_before = self._state
+        self._stepping = True
         values, self._state = self.policy.q_values(self._last_obs, self._state, self._first)
         actions = values.argmax(dim=1).cpu().numpy()
         warming = self.num_timesteps < learning_starts
@@ -263,6 +274,7 @@ class KeyQN(OffPolicyAlgorithm):
         finals = [info.get("terminal_observation") if cut else None for cut, info in zip(truncated, infos, strict=True)]
         self.replay.add(self._last_obs, before, buffer_action, rewards, dones & ~truncated, truncated, finals, after)
         self._last_obs, self._first = new_obs, dones.astype(bool)
+        self._stepping = False
 
     def _on_step(self) -> None:
         self.policy.exploration_rate = self.exploration_schedule(self._current_progress_remaining)
@@ -278,6 +290,8 @@ class KeyQN(OffPolicyAlgorithm):
         if self.reset_interval and in_time and self.num_timesteps // self.reset_interval > self._resets:
             self._reset_network()
             self._resets += 1
+        if not self.replay.can_sample(self.burn_in):
+            return
         for _ in range(gradient_steps):
             window = self.replay.sample(batch_size, self.sequence_length, self.burn_in, self.generator)
             loss, values = self.loss(window)
@@ -333,7 +347,8 @@ class KeyQN(OffPolicyAlgorithm):
         else:
             histogram = gaussian_histogram(goal, self.q_net.support)
             losses = F.cross_entropy(picked.flatten(0, 1), histogram.flatten(0, 1), reduction="none")
-        return losses.mean(), online.detach().mean(dim=2).amax(dim=-1).mean()
+        # Now and then no row of a batch can be learned from.
+        return losses.sum() / max(1, losses.numel()), online.detach().mean(dim=2).amax(dim=-1).mean()
 
     def horizon(self) -> tuple[int, float]:
         """Transitions to sum and the discount of each, at the present update (annealed as by Schwarzer et al. 2023)."""
@@ -387,6 +402,11 @@ class KeyQN(OffPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, BaseCallback]:
+        if self._stepping:
+            # What a step that was broken off led to was never seen.
+            self._last_obs, self._stepping = None, False
+        if reset_num_timesteps:
+            self._resets = 0
         before = self._last_obs
         result = super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
         if self._last_obs is not before:
@@ -427,7 +447,7 @@ class KeyQN(OffPolicyAlgorithm):
             "features": self.q_net.given_features,
             "actions": self.q_net.num_actions,
             "hyperparameters": {name: getattr(self, name) for name in HYPERPARAMETERS},
-            "train_freq": self.train_freq.frequency,  # type: ignore[union-attr]
+            "train_freq": [self.train_freq.frequency, self.train_freq.unit.value],  # type: ignore[union-attr]
             "network": dataclasses.asdict(self.policy.network),
             "progress": {
                 "num_timesteps": self.num_timesteps,
@@ -437,6 +457,7 @@ class KeyQN(OffPolicyAlgorithm):
                 "_resets": self._resets,
                 "last_reset": self.last_reset,
                 "num_envs": self.n_envs,
+                "exploration_rate": self.policy.exploration_rate,
                 "generator": self.generator.bit_generator.state,
             },
             "provenance": self.provenance,
@@ -473,14 +494,36 @@ class KeyQN(OffPolicyAlgorithm):
         if print_system_info:
             get_system_info()
         about, tensors, optimizer = load_agent(path, cls.__name__)
-        arguments = about["hyperparameters"] | {"train_freq": about["train_freq"]} | kwargs
+        try:
+            return cls._restore(path, about, tensors, optimizer, env, device, kwargs)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, UsageError):
+                raise
+            reason = " ".join(str(error).split())
+            raise UsageError(
+                f"{path} does not hold what its own description asks for, or an argument is wrong: {reason}"
+            ) from None
+
+    @classmethod
+    def _restore(
+        cls: type[SelfKeyQN],
+        path: str | Path,
+        about: dict[str, Any],
+        tensors: dict[str, dict[str, Tensor]],
+        optimizer: dict[str, Any],
+        env: GymEnv | None,
+        device: torch.device | str,
+        changes: dict[str, Any],
+    ) -> SelfKeyQN:
+        progress, frequency = about["progress"], about["train_freq"]
+        arguments = about["hyperparameters"] | {"train_freq": tuple(frequency)} | changes
         network = NetworkConfig(**about["network"] | {"value_range": tuple(about["network"]["value_range"])})
         arguments.setdefault("policy_kwargs", {"network": network})
         if env is None:
             agent = cls(device=device, _init_setup_model=False, **arguments)
             agent.observation_space = keypoint_space(about["keypoints"], about["features"])
             agent.action_space = spaces.Discrete(about["actions"])
-            agent.n_envs = about["progress"]["num_envs"]
+            agent.n_envs = progress["num_envs"]
             agent._setup_model()
         else:
             agent = cls(env=env, device=device, **arguments)
@@ -492,17 +535,14 @@ class KeyQN(OffPolicyAlgorithm):
                         path, *wanted, *found
                     )
                 )
-        try:
-            agent.q_net.load_state_dict(tensors["q_net"])
-            agent.q_net_target.load_state_dict(tensors["q_net_target"])
-            agent.policy.optimizer.load_state_dict(optimizer)
-        except (KeyError, RuntimeError, ValueError):
-            raise UsageError(f"{path} does not hold the parameters that its own description asks for") from None
-        if "replay" in tensors and agent.n_envs == about["progress"]["num_envs"]:
+        agent.q_net.load_state_dict(tensors["q_net"])
+        agent.q_net_target.load_state_dict(tensors["q_net_target"])
+        agent.policy.optimizer.load_state_dict(optimizer)
+        if "replay" in tensors and agent.n_envs == progress["num_envs"]:
             agent.replay.load_state_dict({name: value.numpy() for name, value in tensors["replay"].items()})
-        progress = about["progress"]
         for name in ("num_timesteps", "_total_timesteps", "_n_updates", "_episode_num", "_resets", "last_reset"):
             setattr(agent, name, progress[name])
+        agent.policy.exploration_rate = progress["exploration_rate"]
         agent.generator.bit_generator.state = progress["generator"]
         agent.provenance = about["provenance"]
         return agent

@@ -113,7 +113,8 @@ class KeypointQNetwork(nn.Module):
             logits = self._dueling(output.float())
         after = {"hidden": hidden.float(), "cell": cell.float()}
         if self.config.motion_range > 0:
-            after["xy"] = observation["xy"][:, -1]
+            # A copy: environments may write their next observation into the same memory.
+            after["xy"] = observation["xy"][:, -1].clone()
         return logits, after
 
     def encode(self, observation: dict[str, Tensor], first: Tensor, state: State) -> Tensor:

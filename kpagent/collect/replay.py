@@ -146,6 +146,10 @@ class SegmentReplay:
         self.acted[kept, (self.written[kept] - 1) % self.rows] = False
         self._begins[:] = True
 
+    def can_sample(self, burn_in: int) -> bool:
+        """Whether any copy has enough rows for a window."""
+        return bool((self.sizes > burn_in + 1).any())
+
     def sample(self, batch_size: int, length: int, burn_in: int, generator: np.random.Generator) -> Segments:
         """Windows whose first learned row is drawn uniformly.
 

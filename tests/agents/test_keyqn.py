@@ -134,11 +134,9 @@ def test_actions_are_told_apart() -> None:
     assert values_along(agent, ChosenReward().seen(0.0)) == [[pytest.approx(-1, abs=0.2), pytest.approx(1, abs=0.2)]]
 
 
-@pytest.mark.parametrize("atoms", [1, 51])
-def test_the_identity_is_learned(atoms: int) -> None:
-    network = NetworkConfig(bins=4, embedding=32, hidden=16, atoms=atoms, value_range=(-3, 3))
+def test_the_identity_is_learned() -> None:
     # The next side is drawn anew, so that nothing is gained by looking ahead.
-    agent = agent_of(copies(Sides), network=network, gamma=0.1, initial_gamma=0.1, gradient_steps=2).learn(500)
+    agent = agent_of(copies(Sides), gamma=0.1, initial_gamma=0.1, gradient_steps=2).learn(500)
     assert evaluate_policy(agent, copies(Sides), n_eval_episodes=20, warn=False)[0] == 8
 
 
@@ -564,7 +562,7 @@ def test_the_constructor_takes_what_others_take() -> None:
 
 
 def test_a_loaded_agent_plays_as_the_one_that_was_saved(tmp_path: Path) -> None:
-    agent = agent_of(copies(FeatureWalk)).learn(120)
+    agent = agent_of(copies(FeatureWalk), exploration_final_eps=0.5).learn(120)
     agent.provenance = {"env": "walk"}
     agent.save(tmp_path / "agent")
     loaded = KeyQN.load(tmp_path / "agent", device="cpu")
