@@ -181,12 +181,12 @@ class Atari100k:
         return " ".join(parts + (["--finished"] if self.finished else []))
 
     def _add_all(self, measurement: Measurement, method: str, found: Mapping[tuple[str, str], list[Any]]) -> None:
-        """The interquartile mean over games, where every game has every seed."""
-        from kpagent.benchmarks.literature import normalized
+        """The interquartile mean over the five games, where each of them has every seed."""
+        from kpagent.benchmarks.literature import GAMES, normalized
         from kpagent.evaluation.scores import interquartile_mean, stratified_bootstrap
 
         columns = [found.get((game, method), []) for game in self.games]
-        if len(self.games) < 2 or any(len(column) != len(self.seeds) for column in columns):
+        if set(self.games) != set(GAMES) or any(len(column) != len(self.seeds) for column in columns):
             return
         table = np.array(
             [

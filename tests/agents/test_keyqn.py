@@ -511,9 +511,9 @@ def test_a_callback_can_stop_learning_and_what_follows_is_joined_to_nothing() ->
         agent.learn(50, Stop(), reset_num_timesteps=False)
     agent.learn(20, reset_num_timesteps=False)
     rows = rows_of(agent)[0]
-    x, usable = rows.observation["xy"][0, :, 0, 0], rows.usable()[0]
-    assert usable.sum() >= 35
-    np.testing.assert_allclose(np.diff(x)[usable[:-1]], 0.01, atol=1e-6)
+    x, joined = rows.observation["xy"][0, :, 0, 0], rows.acted[0, :-1] & ~rows.first[0, 1:]
+    assert joined.sum() >= 35
+    np.testing.assert_allclose(np.diff(x)[joined], 0.01, atol=1e-6)
 
 
 def test_learning_goes_on_where_it_was() -> None:
