@@ -255,7 +255,8 @@ def find_perception(keypoints: str | Path | PerceptionModel, device: str = "auto
     if in_worker:
         # The pools of threads do not survive a fork, and as many workers as cores need no more than one thread each.
         torch.set_num_threads(1)
-        cv2.setNumThreads(1)
+        if cv2.getNumThreads() != 1:
+            cv2.setNumThreads(1)
     if isinstance(keypoints, (str, Path)):
         return zoo.load(keypoints, "cpu" if in_worker and device == "auto" else device)
     if not all(hasattr(keypoints, name) for name in ("encode", "num_keypoints", "feature_dim")):
@@ -270,3 +271,16 @@ def _portable(keypoints: Any) -> Any:
     """A path from any folder; a name or a model as it is."""
     is_path = isinstance(keypoints, Path) or (isinstance(keypoints, str) and Path(keypoints).is_file())
     return os.path.abspath(keypoints) if is_path else keypoints
+
+
+_threads_before_fork: list[int] = []
+
+
+def _rest_opencv() -> None:
+    """Send OpenCV's threads home before a fork: in the child it would wait for them for ever."""
+    _threads_before_fork.append(cv2.getNumThreads())
+    cv2.setNumThreads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_rest_opencv, after_in_parent=lambda: cv2.setNumThreads(_threads_before_fork.pop()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 import warnings
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import ale_py
 import cloudpickle  # type: ignore[import-untyped]
+import cv2
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -192,6 +194,11 @@ def test_one_seed_gives_one_run(weights: Path) -> None:
 @pytest.mark.parametrize(("context", "count"), [("fork", 2), ("spawn", 1)])
 def test_it_travels_into_worker_processes(weights: Path, context: str, count: int) -> None:
     maker = partial(pong, weights)
+    # OpenCV's own threads are awake in this process, and do not follow into a fork.
+    threads = cv2.getNumThreads()
+    for _ in range(5):
+        cv2.resize(np.zeros((4000, 4000, 3), np.uint8), (1999, 1999))
+    time.sleep(1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of every fork beside threads
         workers = AsyncVectorEnv([maker] * count, context=context)
@@ -203,6 +210,7 @@ def test_it_travels_into_worker_processes(weights: Path, context: str, count: in
                 np.testing.assert_allclose(seen[name], expected[name], atol=1e-3)
             actions = np.arange(2, 2 + count)
             seen, expected = workers.step(actions)[0], here.step(actions)[0]
+        assert cv2.getNumThreads() == threads
     finally:
         workers.close()
 
