@@ -11,7 +11,7 @@ from kpagent.agents.keyqn import KeyQN
 
 
 def play_games(
-    agent: KeyQN, players: VecEnv, episodes: int, epsilon: float = 0.001, on_game: Callable[[int], None] | None = None
+    agent: KeyQN, players: VecEnv, episodes: int, epsilon: float = 0.01, on_game: Callable[[int], None] | None = None
 ) -> np.ndarray:
     """Scores of whole games, unclipped, played almost greedily.
 

@@ -321,16 +321,16 @@ class KeyQN(OffPolicyAlgorithm):
             for array in (window.action, window.reward, window.terminated, window.first, window.usable())
         )
         warm, learn = slice(0, window.burn_in), slice(window.burn_in, None)
-        seen = {name: part[:, learn] for name, part in observation.items()}
         # Only the first learned row can begin an episode that is learned from.
         begins = torch.zeros_like(first[:, learn])
         begins[:, 0] = first[:, window.burn_in]
         with self._autocast:
             with torch.no_grad():
-                past = {name: part[:, warm] for name, part in observation.items()}
-                started = [self._warmed(net, past, first[:, warm], state) for net in (self.q_net, self.q_net_target)]
-                target_logits, _ = self.q_net_target(seen, begins, started[1])
-            logits, _ = self.q_net(seen, begins, started[0])
+                code = self.q_net.encode(observation, first, state)
+                target_state = self.q_net_target.warm(code[:, warm], first[:, warm], state)
+                target_logits, _ = self.q_net_target.values(code[:, learn], begins, target_state)
+                online_state = self.q_net.warm(code[:, warm], first[:, warm], state)
+            logits, _ = self.q_net.values(code[:, learn], begins, online_state)
         n_step, discount = self.horizon()
         with torch.no_grad():
             online, target = self.q_net.expectation(logits), self.q_net.expectation(target_logits)
@@ -357,12 +357,6 @@ class KeyQN(OffPolicyAlgorithm):
         n_step = self.initial_n_steps * (self.n_steps / self.initial_n_steps) ** share
         away = (1 - self.initial_gamma) * ((1 - self.gamma) / (1 - self.initial_gamma)) ** share
         return round(n_step), 1 - away
-
-    def _warmed(self, net: Any, past: dict[str, Tensor], first: Tensor, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        if first.shape[1] == 0:
-            return state
-        warmed: dict[str, Tensor] = net(past, first, state)[1]
-        return warmed
 
     def _reset_network(self) -> None:
         """Half of the way back to new parameters below the head, all of it in the head (Schwarzer et al. 2023)."""

@@ -49,7 +49,7 @@ def play(
     out: str | Path,
     games: int = 1,
     max_steps: int = 10_000,
-    epsilon: float = 0.001,
+    epsilon: float = 0.01,
     seed: int = 0,
     fps: float = 30,
     trail: int = 16,

@@ -98,24 +98,22 @@ class KeypointQNetwork(nn.Module):
         Returns:
             Logits (B, T, critics, A, atoms), with one atom the Q-values themselves, and the state after the last row.
         """
-        embedded = self.embed(self.encode(observation, first, state))
-        hidden, cell = state["hidden"], state["cell"]
-        outputs = []
-        for start, end in _stretches(first):
-            keep = (~first[:, start]).to(embedded.dtype).unsqueeze(1)
-            hidden, cell = hidden * keep, cell * keep
-            output, (hidden_, cell_) = self.lstm(embedded[:, start:end], (hidden[None], cell[None]))
-            hidden, cell = hidden_[0], cell_[0]
-            outputs.append(output)
-        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-        # Differences between actions are a hundredth of the values: too fine for eight bits.
-        with torch.autocast(output.device.type, enabled=False):
-            logits = self._dueling(output.float())
-        after = {"hidden": hidden.float(), "cell": cell.float()}
+        logits, after = self.values(self.encode(observation, first, state), first, state)
         if self.config.motion_range > 0:
             # A copy: environments may write their next observation into the same memory.
             after["xy"] = observation["xy"][:, -1].clone()
         return logits, after
+
+    def values(self, code: Tensor, first: Tensor, state: State) -> tuple[Tensor, State]:
+        """As `forward`, from what `encode` gave; the state lacks where the keypoints were."""
+        output, after = self._remember(code, first, state)
+        # Differences between actions are a hundredth of the values: too fine for eight bits.
+        with torch.autocast(output.device.type, enabled=False):
+            return self._dueling(output.float().contiguous()), after
+
+    def warm(self, code: Tensor, first: Tensor, state: State) -> State:
+        """The state of `values`, without the values."""
+        return self._remember(code, first, state)[1] if code.shape[1] else state
 
     def encode(self, observation: dict[str, Tensor], first: Tensor, state: State) -> Tensor:
         """What the keypoints look like to the network (Figure 5): (B, T, inputs)."""
@@ -134,6 +132,25 @@ class KeypointQNetwork(nn.Module):
         if self.config.atoms == 1:
             return logits.squeeze(-1)
         return logits.softmax(dim=-1) @ self.support
+
+    def _remember(self, code: Tensor, first: Tensor, state: State) -> tuple[Tensor, State]:
+        embedded = self.embed(code)
+        hidden, cell = state["hidden"], state["cell"]
+        # Row by row costs less than a call for each stretch where rows are few and nothing is to be differentiated.
+        few = code.shape[1] <= 4 and not torch.is_grad_enabled()
+        outputs = []
+        for start, end in [(row, row + 1) for row in range(code.shape[1])] if few else _stretches(first):
+            keep = (~first[:, start]).to(embedded.dtype).unsqueeze(1)
+            hidden, cell = hidden * keep, cell * keep
+            if few:
+                hidden, cell = torch.lstm_cell(embedded[:, start], (hidden, cell), *self.lstm.all_weights[0])
+                output = hidden.unsqueeze(1)
+            else:
+                output, (hidden_, cell_) = self.lstm(embedded[:, start:end], (hidden[None], cell[None]))
+                hidden, cell = hidden_[0], cell_[0]
+            outputs.append(output)
+        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+        return output, {"hidden": hidden.float(), "cell": cell.float()}
 
     def _dueling(self, output: Tensor) -> Tensor:
         value = torch.stack([stream(output) for stream in self.value], dim=-2).unsqueeze(-2)

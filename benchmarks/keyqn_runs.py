@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-EPSILON = 0.001
+EPSILON = 0.01
 """Share of random actions in evaluation."""
 COPIES = 16
 """Games at a time in evaluation."""
@@ -39,7 +39,7 @@ def train_keyqn(
         see: keypoints, as `make_players` takes them; None with `strict`.
         folder: of the run.
         interactions: to learn from, the random ones of the warm-up included.
-        episodes: whole games of evaluation, with ε of 0.001.
+        episodes: whole games of evaluation, with ε of 0.01.
         envs: games at a time in training.
         features: whether to see features besides coordinates.
         device: auto, cpu or cuda.

@@ -31,7 +31,7 @@ class Play:
     """Games to play to their end."""
     max_steps: int = 10_000
     """Interactions after which the video ends in any case."""
-    epsilon: float = 0.001
+    epsilon: float = 0.01
     """Share of random actions."""
     fps: float = 30
     """Frames a second of the video."""

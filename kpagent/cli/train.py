@@ -51,7 +51,7 @@ class Train:
     """Updates of the network after every step of all copies."""
     episodes: int = 100
     """Whole games to play at the end, their score unclipped; 0 for none."""
-    epsilon: float = 0.001
+    epsilon: float = 0.01
     """Share of random actions in these."""
     seed: int = 0
     """Of the environments, the network and the draws."""
