@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kpagent.agents.recurrence import State, unroll
 from kpagent.agents.thermometer import thermometer
 from kpagent.errors import UsageError
-
-State = dict[str, Tensor]
-"""Parts of the recurrent state, each (B, ...)."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +104,14 @@ class KeypointQNetwork(nn.Module):
 
     def values(self, code: Tensor, first: Tensor, state: State) -> tuple[Tensor, State]:
         """As `forward`, from what `encode` gave; the state lacks where the keypoints were."""
-        output, after = self._remember(code, first, state)
+        output, after = unroll(self.lstm, self.embed(code), first, state)
         # Differences between actions are a hundredth of the values: too fine for eight bits.
         with torch.autocast(output.device.type, enabled=False):
             return self._dueling(output.float().contiguous()), after
 
     def warm(self, code: Tensor, first: Tensor, state: State) -> State:
         """The state of `values`, without the values."""
-        return self._remember(code, first, state)[1] if code.shape[1] else state
+        return unroll(self.lstm, self.embed(code), first, state)[1] if code.shape[1] else state
 
     def encode(self, observation: dict[str, Tensor], first: Tensor, state: State) -> Tensor:
         """What the keypoints look like to the network (Figure 5): (B, T, inputs)."""
@@ -133,25 +131,6 @@ class KeypointQNetwork(nn.Module):
             return logits.squeeze(-1)
         return logits.softmax(dim=-1) @ self.support
 
-    def _remember(self, code: Tensor, first: Tensor, state: State) -> tuple[Tensor, State]:
-        embedded = self.embed(code)
-        hidden, cell = state["hidden"], state["cell"]
-        # Row by row costs less than a call for each stretch where rows are few and nothing is to be differentiated.
-        few = code.shape[1] <= 4 and not torch.is_grad_enabled()
-        outputs = []
-        for start, end in [(row, row + 1) for row in range(code.shape[1])] if few else _stretches(first):
-            keep = (~first[:, start]).to(embedded.dtype).unsqueeze(1)
-            hidden, cell = hidden * keep, cell * keep
-            if few:
-                hidden, cell = torch.lstm_cell(embedded[:, start], (hidden, cell), *self.lstm.all_weights[0])
-                output = hidden.unsqueeze(1)
-            else:
-                output, (hidden_, cell_) = self.lstm(embedded[:, start:end], (hidden[None], cell[None]))
-                hidden, cell = hidden_[0], cell_[0]
-            outputs.append(output)
-        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-        return output, {"hidden": hidden.float(), "cell": cell.float()}
-
     def _dueling(self, output: Tensor) -> Tensor:
         value = torch.stack([stream(output) for stream in self.value], dim=-2).unsqueeze(-2)
         advantage = torch.stack([stream(output) for stream in self.advantage], dim=-2)
@@ -162,9 +141,3 @@ class KeypointQNetwork(nn.Module):
 def _stream(hidden: int, outputs: int) -> nn.Module:
     # Without the norm, values run away under many updates of little data.
     return nn.Sequential(nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, outputs))
-
-
-def _stretches(first: Tensor) -> list[tuple[int, int]]:
-    """Runs of rows between which some state is reset."""
-    begins = [0, *(torch.nonzero(first[:, 1:].any(dim=0)).flatten() + 1).tolist()]
-    return list(zip(begins, [*begins[1:], first.shape[1]], strict=True))

@@ -70,3 +70,47 @@ def n_step_targets(
         place = place + going.long()
         going = going & ~ended
     return total + factor * value.gather(1, place.clamp(max=length - 1))
+
+
+def q_lambda_targets(
+    reward: Tensor, terminated: Tensor, usable: Tensor, next_value: Tensor, next_trace: Tensor, discount: float
+) -> Tensor:
+    """The n-step Q(λ) returns of segments, n being what is left of the segment: the mixture of all shorter returns.
+
+        G_t = r_t + γ [(1 - c_{t+1}) V(s_{t+1}) + c_{t+1} G_{t+1}]
+
+    With c = λ throughout it is Peng's Q(λ) (Peng and Williams 1996); with c = 0 wherever an action was taken that the
+    Q-function itself would not have taken, Watkins's. Nothing follows a termination, and where the segment ends, V stands
+    for the rest. Any number of Q-functions can follow the two leading axes, each with returns of its own.
+
+    Args:
+        reward: (B, T, ...) of the transition after each row.
+        terminated: (B, T) bool, that transition terminated the episode.
+        usable: (B, T) bool, the transition lies in the segment, and the row after it unless it terminated; once False, it
+            stays so.
+        next_value: (B, T, ...) V of the observation after each row's transition.
+        next_trace: (B, T, ...) c of the row after each row, in [0, 1].
+        discount: γ of each transition, in [0, 1].
+
+    Returns:
+        (B, T, ...); meaningless where not `usable`.
+
+    Raises:
+        ValueError: shapes do not fit.
+    """
+    fits = reward.shape == next_value.shape == next_trace.shape and reward.shape[:2] == terminated.shape == usable.shape
+    if not fits:
+        shapes = ", ".join(str(tuple(x.shape)) for x in (reward, terminated, usable, next_value, next_trace))
+        raise ValueError(
+            f"reward, next_value and next_trace must be (B, T, ...), terminated and usable (B, T), not {shapes}"
+        )
+    extra = (1,) * (reward.ndim - 2)
+    returns = torch.empty_like(reward)
+    later = next_value[:, -1]
+    for row in reversed(range(reward.shape[1])):
+        follows = usable[:, row + 1] if row + 1 < reward.shape[1] else torch.zeros_like(usable[:, row])
+        trace = next_trace[:, row] * follows.unflatten(0, (-1, *extra))
+        ahead = (1 - trace) * next_value[:, row] + trace * later
+        later = reward[:, row] + discount * ahead * ~terminated[:, row].unflatten(0, (-1, *extra))
+        returns[:, row] = later
+    return returns
