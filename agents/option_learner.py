@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -163,8 +162,3 @@ def _along(moved: Tensor, option: Tensor, counts: Tensor) -> Tensor:
     rows = moved[counts]
     followed = rows[torch.arange(len(rows), device=rows.device), keypoint, direction]
     return torch.stack([followed[direction == j].mean() for j in range(moved.shape[-1])])
-
-
-def state_arrays(state: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    """Weights as plain arrays, to travel."""
-    return {name: part.detach().cpu().numpy() for name, part in state.items()}

@@ -66,7 +66,8 @@ class OptionNetwork(nn.Module):
         self.embed = nn.Sequential(nn.Linear(three * side * side, config.embedding), nn.ReLU())
         self.lstm = nn.LSTM(config.embedding, config.hidden, batch_first=True)
         self.head = nn.Linear(config.hidden, num_keypoints * len(DIRECTIONS) * num_actions)
-        self.to(memory_format=torch.channels_last)
+        # Channels last, as the frames come.
+        self.convolutions.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def state_shapes(self) -> dict[str, tuple[int, ...]]:

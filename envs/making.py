@@ -37,7 +37,7 @@ def make_env(env_id: str, **kwargs: Any) -> gym.Env[Any, Any]:
         kwargs = {"frameskip": FRAME_SKIP, "repeat_action_probability": 0.0} | kwargs
     env = _make(env_id, kwargs)
     renders = "rgb_array" in (env.metadata.get("render_modes") or ())
-    if "render_mode" in kwargs or _is_image(env.observation_space) or not renders:
+    if "render_mode" in kwargs or is_image(env.observation_space) or not renders:
         return env
     env.close()
     return _make(env_id, kwargs | {"render_mode": "rgb_array"})
@@ -126,7 +126,8 @@ def _register_control(name: str) -> None:
     gym.register_envs(shimmy)
 
 
-def _is_image(space: gym.Space[Any]) -> bool:
+def is_image(space: gym.Space[Any]) -> bool:
+    """Whether observations of a space can be understood as frames."""
     try:
         FrameLayout.of(space)
     except UsageError:

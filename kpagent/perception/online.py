@@ -7,7 +7,7 @@ the loss of copying) is estimated anew from the newest frames, ever more rarely.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,6 +112,28 @@ class OnlineTrainer:
         share = min(1.0, self.steps / self.config.settle_steps)
         late = self.config.late_rate
         return late + (self.config.learning_rate - late) * (0.5 + 0.5 * math.cos(math.pi * share))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What is needed to go on, besides the model's parameters and the number of steps."""
+        state = self.optimizer.state_dict()["state"]
+        tensors = {f"optimizer.{i}.{name}": value for i, slots in state.items() for name, value in slots.items()}
+        constants = {f"constant.{name}": torch.as_tensor(value) for name, value in (self._constants or {}).items()}
+        return tensors | constants
+
+    def load_state_dict(self, state: Mapping[str, Tensor], steps: int) -> None:
+        """Take up what `state_dict` gave after so many steps."""
+        slots: dict[int, dict[str, Tensor]] = {}
+        constants: dict[str, Any] = {}
+        for name, value in state.items():
+            kind, _, rest = name.partition(".")
+            if kind == "constant":
+                constants[rest] = value if value.ndim else float(value)
+            else:
+                index, _, slot = rest.partition(".")
+                slots.setdefault(int(index), {})[slot] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        self._constants, self.steps = constants or None, steps
 
     def _estimate(self, source: np.ndarray, target: np.ndarray) -> None:
         self.model.set_background(target)
