@@ -196,8 +196,7 @@ def q_lambda(
     reward: list[float], terminated: list[int], usable: list[int], next_value: list[float], trace: list[float]
 ) -> list[float]:
     ends, can = torch.tensor([terminated]).bool(), torch.tensor([usable]).bool()
-    parts = (torch.tensor([part], dtype=torch.float64) for part in (reward, next_value, trace))
-    rewards, values, traces = parts
+    rewards, values, traces = (torch.tensor([part], dtype=torch.float64) for part in (reward, next_value, trace))
     found: list[float] = q_lambda_targets(rewards, ends, can, values, traces, 0.5)[0].tolist()
     return found
 
@@ -217,9 +216,7 @@ def test_with_whole_traces_q_lambda_is_n_step_with_n_beyond_the_segment(
     segment: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], discount: float
 ) -> None:
     reward, terminated, usable, value = (torch.as_tensor(part) for part in segment)
-    # One row more for the value that the last usable row is bootstrapped from.
-    usable = usable.logical_and(usable.cumprod(dim=1).bool())
-    usable[:, -1] &= terminated[:, -1]
+    usable = usable.cumprod(dim=1).bool()
     wanted = n_step_targets(reward, terminated, usable, value, reward.shape[1] + 1, discount)
     next_value = torch.cat([value[:, 1:], torch.full_like(value[:, :1], 1e9)], dim=1)
     found = q_lambda_targets(reward, terminated, usable, next_value, torch.ones_like(value), discount)
