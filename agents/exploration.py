@@ -35,6 +35,8 @@ FRAMES_PER_INTERACTION = 4
 """Of Atari's emulator."""
 AGENT, PERCEPTION = "agent.safetensors", "perception.safetensors"
 """In the folder of a run: the options and the keypoints as they are now."""
+PLACES = "places.json"
+"""In the folder of a run: `Turn.places` as nested lists, under `cells`."""
 CHECKPOINT = "checkpoint.safetensors"
 """The learner, as long as the run goes on."""
 SETTLING = 25
@@ -131,7 +133,7 @@ class SoloCrew:
 
     def __init__(self, actor: OptionActor, config: ExplorationConfig) -> None:
         self.actor, self.config = actor, config
-        self.replay = new_replay(config, actor.network)
+        self.replay = new_replay(config, actor.network.state_shapes)
 
     def publish(self, weights: Weights) -> None:
         """Let the actor play and see with these weights from now on."""
@@ -177,7 +179,7 @@ class Turn:
     returns: tuple[float, ...]
     """Extrinsic score of each game that ended in this turn; nothing learns from it."""
     places: np.ndarray
-    """`CELLS` int64, how often the most controllable keypoint has been in each cell of the screen so far."""
+    """`CELLS` int64, how often the most controllable keypoint has been in each cell of the screen since learning began."""
 
 
 def explore(
@@ -193,8 +195,9 @@ def explore(
 ) -> Iterator[Turn]:
     """Learn options from nothing but frames, yielding after each turn; a run that was killed can be taken up.
 
-    In `folder`: `agent.safetensors`, the options; `perception.safetensors`, the keypoints; `config.json`; and while the run
-    goes on `checkpoint.safetensors`, the learner. The replay is not kept: a run that is taken up fills it anew by playing.
+    In `folder`: `agent.safetensors`, the options; `perception.safetensors`, the keypoints; `places.json`, where the most
+    controllable keypoint has been; `config.json`; and while the run goes on `checkpoint.safetensors`, the learner. The
+    replay is not kept: a run that is taken up fills it anew by playing. One that is finished yields nothing more.
 
     Args:
         env_id: for the provenance.
@@ -213,11 +216,13 @@ def explore(
     generator = np.random.default_rng((config.seed, 1))
     settings = json.loads(json.dumps({"env": env_id, "actions": num_actions, "exploration": describe(config)}))
     kept = folder / CHECKPOINT
-    if not resume and (kept.exists() or (folder / AGENT).exists()):
-        raise UsageError(f"{folder} holds a run already; add --resume to take it up, or choose another --out")
+    require_free(folder, resume)
     run = _Run(learner, trainer, generator, settings)
-    if resume and kept.exists():
+    if kept.exists():
         run.restore(kept)
+    elif (folder / AGENT).exists():
+        _require_same(settings, read_settings(folder), folder)
+        return
     write_json(folder / "config.json", settings)
     filled, saved_at, turns = 0, time.monotonic(), 0
     learning = config.learning
@@ -235,14 +240,15 @@ def explore(
             fresh = sum(each.interactions for each in gathered)
             run.interactions += fresh
             filled += fresh
-            for each in gathered:
+            # Before, the Q-functions and keypoints that say where are random.
+            for each in gathered if learner.updates else []:
                 run.note(each.places)
             steps = (
                 min(SETTLING, config.warm_up_steps - trainer.steps) if settling else config.keypoint_steps * len(gathered)
             )
             figures: dict[str, Tensor] = {}
             losses = [trainer.step(draw) for _ in range(steps)] if filled >= config.warm_up else []
-            if filled >= config.warm_up and not settling:
+            if filled >= config.warm_up and trainer.steps >= config.warm_up_steps:
                 for _ in range(config.updates * len(gathered)):
                     figures = learner.update(crew.sample(learning.batch_size, learning.sequence_length, generator))
                 crew.publish(run.weights())
@@ -276,10 +282,42 @@ def new_perception(config: ExplorationConfig) -> KeypointDetector:
     ).eval()
 
 
-def new_replay(config: ExplorationConfig, network: OptionNetwork) -> FrameReplay:
-    """An empty replay for one actor's copies."""
+def new_replay(
+    config: ExplorationConfig, state_shapes: Mapping[str, tuple[int, ...]], capacity: int | None = None
+) -> FrameReplay:
+    """An empty replay for one actor's copies, which keeps all of `config.capacity`, or another number of interactions."""
     option = {"option": ((2,), np.int64)}
-    return FrameReplay(config.capacity, config.envs, network.config.image_size, network.state_shapes, option)
+    size = config.network.image_size
+    return FrameReplay(config.capacity if capacity is None else capacity, config.envs, size, state_shapes, option)
+
+
+def require_free(folder: Path, resume: bool) -> None:
+    """Make sure that no run is overwritten.
+
+    Raises:
+        UsageError: the folder holds a run, and `resume` was not asked for.
+    """
+    if not resume and any((folder / name).exists() for name in (CHECKPOINT, AGENT)):
+        raise UsageError(f"{folder} holds a run already; add --resume to take it up, or choose another --out")
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What a run in a folder was started with: `env`, `actions` and `exploration`.
+
+    Raises:
+        UsageError: there is no run, or its config.json is damaged.
+    """
+    path = folder / "config.json"
+    try:
+        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+    return settings
+
+
+def _require_same(settings: Any, found: Any, folder: Path) -> None:
+    if found != settings:
+        raise UsageError(f"{folder} holds a run of other settings; resume it as it was started")
 
 
 class _Run:
@@ -354,6 +392,7 @@ class _Run:
         OptionAgent(learner.target, config.commitment, about_agent).save(folder / AGENT)
         trainer.model.provenance = about_agent | {"steps": trainer.steps}
         trainer.model.save(folder / PERCEPTION)
+        write_json(folder / PLACES, {"cells": self.places.tolist()})
 
     def restore(self, path: Path) -> None:
         """Take up what `keep` wrote.
@@ -362,14 +401,14 @@ class _Run:
             UsageError: damaged, or of other settings.
         """
         about, tensors, optimizer = load_agent(path, "Exploration")
-        if about.get("settings") != self.settings:
-            raise UsageError(f"{path.parent} holds a run of other settings; resume it as it was started")
+        _require_same(self.settings, about.get("settings"), path.parent)
         learner, trainer, progress = self.learner, self.trainer, about["progress"]
         learner.network.load_state_dict(tensors["network"])
         learner.target.load_state_dict(tensors["target"])
         learner.optimizer.load_state_dict(optimizer)
         trainer.model.load_state_dict(tensors["perception"])
-        trainer.load_state_dict(tensors["online"], progress["steps"])
+        # Before the first step there is nothing to keep, and a group of no tensors leaves no trace in the file.
+        trainer.load_state_dict(tensors.get("online", {}), progress["steps"])
         self.interactions, learner.updates = progress["interactions"], progress["updates"]
         self.places[:] = tensors["run"]["places"].numpy()
         self.generator.bit_generator.state = progress["generator"]

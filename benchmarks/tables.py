@@ -3,8 +3,8 @@
 A page marks the place of a table with `<!-- figures: BENCHMARK PREFIX [PREFIX ...] -->` and `<!-- end -->`; every figure of
 the benchmark whose name begins with one of the prefixes gets a row. `<!-- tracking: FIGURE [FIGURE ...] -->` marks a table
 with a row for each game and method and a column for each figure, `<!-- atari100k -->` our scores above those that were
-published, `<!-- ablations -->` those of KeyQN with one thing otherwise, `<!-- zoo -->` what the headers of the shipped
-weights say.
+published, `<!-- ablations -->` those of KeyQN with one thing otherwise, `<!-- exploration -->` random options and random
+actions side by side, `<!-- zoo -->` what the headers of the shipped weights say.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from kpagent.benchmarks.atari100k import ABLATIONS, LABELS
+from kpagent.benchmarks.exploration import EXPLORED
+from kpagent.benchmarks.exploration import LABELS as PLAYED
 from kpagent.benchmarks.literature import GAMES, PUBLISHED
 from kpagent.files import write_text
 from kpagent.perception.zoo import shipped
@@ -25,6 +27,7 @@ PLACE = re.compile(r"(<!-- figures: (\S+)([^>]*?) -->\n).*?(<!-- end -->)", re.D
 TRACKING = re.compile(r"(<!-- tracking: ([^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 ATARI100K = re.compile(r"(<!-- atari100k -->\n).*?(<!-- end -->)", re.DOTALL)
 ABLATED = re.compile(r"(<!-- ablations -->\n).*?(<!-- end -->)", re.DOTALL)
+EXPLORATION = re.compile(r"(<!-- exploration -->\n).*?(<!-- end -->)", re.DOTALL)
 ZOO = re.compile(r"(<!-- zoo -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -51,7 +54,11 @@ def fill(page: str, results: Path) -> str:
         rendered = render_ablations(result) if place[1].startswith("<!-- abl") else render_atari100k(result)
         return f"{place[1]}{rendered}{place[2]}"
 
-    page = ABLATED.sub(atari100k, ATARI100K.sub(atari100k, page))
+    def exploration(place: re.Match[str]) -> str:
+        result = json.loads((results / "exploration.json").read_text(encoding="utf-8"))
+        return f"{place[1]}{render_exploration(result)}{place[2]}"
+
+    page = EXPLORATION.sub(exploration, ABLATED.sub(atari100k, ATARI100K.sub(atari100k, page)))
     page = ZOO.sub(lambda place: f"{place[1]}{render_zoo(shipped())}{place[2]}", PLACE.sub(table, page))
     return TRACKING.sub(tracking, page)
 
@@ -107,6 +114,41 @@ def render_ablations(result: dict[str, Any]) -> str:
             if figure:
                 label = ABLATIONS[method].label if method in ABLATIONS else "as it is"
                 rows.append(f"| {label} | {game} | {_with_range(figure)} | {len(figure['per_seed'])} |")
+    return "\n".join([*rows, "", _measured(result), ""])
+
+
+def render_exploration(result: dict[str, Any]) -> str:
+    """Random options and random actions by game, and below them what holds for both."""
+    figures = result["figures"]
+    games = [game for game in EXPLORED if f"{game}/options/return" in figures]
+    played = {
+        "return": "return",
+        "return_std": "deviation",
+        "return_p5": "5%",
+        "return_p50": "50%",
+        "return_p95": "95%",
+        "cells": "cells",
+        "first_room_cells": "in the first room",
+        "rooms": "rooms",
+        "key_rate": "key taken",
+    }
+    rows = [f"| game | | {' | '.join(played.values())} |", "|---" * (2 + len(played)) + "|"]
+    for game in games:
+        for method, label in PLAYED.items():
+            found = [figures.get(f"{game}/{method}/{name}") for name in played]
+            rows.append(f"| {game} | {label} | {' | '.join(_with_range(each) if each else '' for each in found)} |")
+    both = {
+        "ratio": "ratio of returns",
+        "cells_ratio": "of cells",
+        "first_room_cells_ratio": "of those in the first room",
+        "avatar_share": "keypoint on the avatar",
+        "options/interactions_per_s": "interactions/s",
+    }
+    rows += ["", f"| game | {' | '.join(both.values())} | seeds |", "|---" * (2 + len(both)) + "|"]
+    for game in games:
+        found = [figures.get(f"{game}/{name}") for name in both]
+        seeds = len(figures[f"{game}/options/return"]["per_seed"])
+        rows.append(f"| {game} | {' | '.join(_with_range(each) if each else '' for each in found)} | {seeds} |")
     return "\n".join([*rows, "", _measured(result), ""])
 
 

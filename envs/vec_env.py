@@ -75,6 +75,24 @@ class GymnasiumVecEnv(VecEnv):
         self._lives = _lives(info, np.zeros(self.num_envs))
         return self._own(observations)
 
+    def begin_anew(self, mask: np.ndarray) -> VecEnvObs:
+        """Begin a new game in some environments, whatever has become of the old one; in the others it goes on.
+
+        Args:
+            mask: (N,) bool, at least one.
+
+        Returns:
+            The observations of all.
+        """
+        observations, info = self.env.reset(options={"reset_mask": mask})
+        infos = _unbatch(info, self.num_envs)
+        for index in np.flatnonzero(mask).tolist():
+            self.reset_infos[index] = infos[index]
+        self._returns[mask] = 0
+        self._lengths[mask] = 0
+        self._lives = np.where(mask, _lives(info, np.zeros(self.num_envs)), self._lives)
+        return self._own(observations)
+
     def step_async(self, actions: np.ndarray) -> None:
         """Take note of the actions, (N, ...); `step_wait` plays them."""
         self._actions = actions

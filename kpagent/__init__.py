@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kpagent.agents.keypoint_options import KeypointOptions
     from kpagent.agents.keyqn import KeyQN
     from kpagent.envs import KeypointObservation, KeypointVectorObservation
     from kpagent.errors import UsageError
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 __all__ = [
     "KeyQN",
     "KeypointObservation",
+    "KeypointOptions",
     "KeypointVectorObservation",
     "Keypoints",
     "Transporter",
@@ -32,6 +34,7 @@ __all__ = [
 _HOMES = {
     "KeyQN": "kpagent.agents.keyqn",
     "KeypointObservation": "kpagent.envs",
+    "KeypointOptions": "kpagent.agents.keypoint_options",
     "KeypointVectorObservation": "kpagent.envs",
     "Keypoints": "kpagent.keypoints",
     "Transporter": "kpagent.perception.transporter",

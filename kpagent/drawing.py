@@ -41,6 +41,9 @@ MARKERS: tuple[tuple[tuple[float, float], ...], ...] = (
 """Corners (x, y) of a marker of radius 1; none means a circle. Keypoints past the palette repeat its colours in the next
 shape."""
 
+TRIANGLE = len(MARKERS) - 1
+"""Among these, the one that sets a keypoint apart, as in Transporter Figure 3."""
+
 TARGET_HEIGHT = 640
 """A frame is enlarged by the largest whole factor that keeps it within this height, and twice this width."""
 
@@ -77,6 +80,7 @@ def draw_keypoints(
     threshold: float = PRESENT,
     trails: np.ndarray | None = None,
     labels: bool = False,
+    triangle: int | None = None,
     scale: int | None = None,
 ) -> np.ndarray:
     """The frame, enlarged, with a marker on each keypoint and where it came from as a line that fades with age.
@@ -88,6 +92,7 @@ def draw_keypoints(
         threshold: see `presence`.
         trails: (T, K, 2) earlier coordinates, oldest first; NaN where a keypoint was absent.
         labels: write each keypoint's index beside it.
+        triangle: the keypoint that is set apart: a triangle of its own colour, twice as large and on top of all others.
         scale: whole factor of enlargement, each pixel becoming scale × scale; None takes `default_scale`.
 
     Returns:
@@ -114,11 +119,14 @@ def draw_keypoints(
     if trails is not None:
         path = np.concatenate([np.asarray(trails, np.float64), xy[None]])
         _draw_trails(canvas, path, width=radius)
-    for index in np.flatnonzero(np.isfinite(xy).all(axis=-1)):
-        _draw_marker(canvas, _to_pixels(xy[index], canvas), radius, int(index))
+    shown = [int(index) for index in np.flatnonzero(np.isfinite(xy).all(axis=-1))]
+    for index in sorted(shown, key=lambda index: index == triangle):
+        apart = index == triangle
+        shape = TRIANGLE if apart else index // len(PALETTE) % len(MARKERS)
+        _draw_marker(canvas, _to_pixels(xy[index], canvas), 2 * radius if apart else radius, index, MARKERS[shape])
     if labels:
-        for index in np.flatnonzero((np.abs(xy) <= 1).all(axis=-1)):
-            _draw_label(canvas, _to_pixels(xy[index], canvas), radius, int(index))
+        for index in map(int, np.flatnonzero((np.abs(xy) <= 1).all(axis=-1))):
+            _draw_label(canvas, _to_pixels(xy[index], canvas), radius, index)
     return canvas
 
 
@@ -311,8 +319,9 @@ def _draw_trails(canvas: np.ndarray, path: np.ndarray, width: float) -> None:
     canvas[seen] = ((255 - weight) * canvas[seen] + weight * paint[seen] + 127) // 255
 
 
-def _draw_marker(canvas: np.ndarray, centre: np.ndarray, radius: float, index: int) -> None:
-    corners = MARKERS[index // len(PALETTE) % len(MARKERS)]
+def _draw_marker(
+    canvas: np.ndarray, centre: np.ndarray, radius: float, index: int, corners: tuple[tuple[float, float], ...]
+) -> None:
     outline = max(1.5, radius * 0.4)
     for color, size in ((OUTLINE, radius + outline), (keypoint_color(index), radius)):
         if corners:

@@ -8,6 +8,8 @@ import signal
 # Before anything imports MuJoCo or Ray, which read these once.
 os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+# Else the workers wait for whatever runs beside the tests.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import hypothesis
 import numpy as np

@@ -105,10 +105,14 @@ def process(*arguments: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(
     ("command", "mentioned"),
     [
-        ("", ("pretrain", "watch", "train", "play", "zoo", "bench")),
+        ("", ("pretrain", "watch", "train", "play", "explore", "zoo", "bench")),
         ("pretrain", ("--env", "--keypoints", "--steps", "--seed", "--device", "--out", "--resume")),
         ("watch", ("--env", "--weights", "--seed", "--device", "--out")),
         ("play", ("--agent", "--env", "--weights", "--games", "--epsilon", "--seed", "--device", "--out")),
+        (
+            "explore",
+            ("--env", "--frames", "--actors", "--ray-address", "--keypoints", "--seed", "--device", "--out", "--resume"),
+        ),
         ("zoo", ()),
         ("bench", ("speed", "keypoints", "pairs", "tracking", "robustness")),
         ("bench speed", ("--seed", "--device", "--out")),
@@ -134,8 +138,11 @@ PLAY = ("play", "--agent", "agent.safetensors", "--device", "cpu")
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 
 MISTAKES = [
-    ([], "Missing subcommand: Expected one of {pretrain, watch, train, play, zoo, bench}."),
-    (["pretrian"], "Unrecognized options: pretrian; Available subcommands: pretrain, watch, train, play, zoo, bench"),
+    ([], "Missing subcommand: Expected one of {pretrain, watch, train, play, explore, zoo, bench}."),
+    (
+        ["pretrian"],
+        "Unrecognized options: pretrian; Available subcommands: pretrain, watch, train, play, explore, zoo, bench",
+    ),
     (["zoo", "--bogus"], "Unrecognized options: --bogus"),
     (["pretrain", *PONG], "Missing from kpagent pretrain: --out"),
     (["pretrain", "--out", "new"], "Missing from kpagent pretrain: --env"),

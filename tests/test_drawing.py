@@ -49,6 +49,23 @@ def test_marker_has_its_colour_at_the_pixel_of_its_coordinate(column: int, row: 
     assert (picture[centre[0], centre[1]] == keypoint_color(index)).all()
 
 
+@given(index=st.integers(0, 9))
+def test_a_keypoint_that_is_set_apart_is_a_large_triangle_on_top_of_all(index: int) -> None:
+    xy = np.zeros((10, 2))
+    plain = draw_keypoints(GREY, xy, scale=10)
+    apart = draw_keypoints(GREY, xy, triangle=index, scale=10)
+    coloured = (apart == keypoint_color(index)).all(axis=-1)
+    assert tuple(apart[200, 300]) == keypoint_color(index)
+    # Nothing of the others, which lie in the same place, is to be seen.
+    others = np.array([keypoint_color(other) for other in range(10) if keypoint_color(other) != keypoint_color(index)])
+    assert not (apart[:, :, None] == others).all(axis=-1).any()
+    assert coloured.sum() > 2.5 * np.pi * (400 / 110) ** 2
+    # Wider below than above.
+    rows = np.nonzero(coloured.any(axis=1))[0]
+    assert coloured[rows[-3]].sum() > 3 * coloured[rows[2]].sum()
+    np.testing.assert_array_equal(draw_keypoints(GREY, xy, triangle=None, scale=10), plain)
+
+
 def test_x_is_right_y_is_down_and_one_is_the_outer_edge() -> None:
     for xy, (row, column) in {(-1, -1): (0, 0), (1, -1): (0, 59), (-1, 1): (39, 0), (1, 1): (39, 59)}.items():
         picture = draw_keypoints(GREY, np.array([xy]), scale=1)

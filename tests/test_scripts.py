@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from kpagent.agents.option_agent import OptionAgent
+from kpagent.agents.option_network import OptionNetwork, OptionNetworkConfig
 from kpagent.perception.transporter import Transporter, TransporterConfig
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -48,6 +52,16 @@ def test_train_keyqn(weights: str, tmp_path: Path) -> None:
     arguments = ("--weights", weights, "--steps", "2100", "--copies", "4", "--episodes", "0", "--out", str(out))
     assert f"saved {out}" in run("train_keyqn.py", *arguments, folder=tmp_path)
     assert out.is_file()
+
+
+def test_explore_options(weights: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small = OptionNetworkConfig(image_size=36, filters=(4, 4, 4), embedding=8, hidden=8)
+    OptionAgent(OptionNetwork(2, 18, small), 20).save(tmp_path / "agent.safetensors")
+    shutil.copy(weights, tmp_path / "perception.safetensors")
+    printed = run("explore_options.py", "--run", ".", "--episodes", "1", "--steps", "64", folder=tmp_path)
+    assert re.search(r"^game 1: score 0 in \d+ interactions$", printed, re.MULTILINE)
+    assert "PPO learned from 64 options" in printed
 
 
 def test_every_script_runs_in_a_test_of_its_own() -> None:

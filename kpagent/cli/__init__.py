@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 from kpagent.cli.bench import Bench
+from kpagent.cli.explore import Explore
 from kpagent.cli.play import Play
 from kpagent.cli.pretrain import Pretrain
 from kpagent.cli.train import Train
@@ -27,6 +28,7 @@ Command = (
     | Annotated[Watch, tyro.conf.subcommand("watch")]
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Play, tyro.conf.subcommand("play")]
+    | Annotated[Explore, tyro.conf.subcommand("explore")]
     | Annotated[Zoo, tyro.conf.subcommand("zoo")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
 )

@@ -9,6 +9,7 @@ import tyro
 from rich.table import Table
 
 from kpagent.benchmarks.atari100k import Atari100k
+from kpagent.benchmarks.exploration import Exploration
 from kpagent.benchmarks.keypoint_distance import KeypointDistance
 from kpagent.benchmarks.pairs import Pairs
 from kpagent.benchmarks.robustness import Robustness
@@ -27,7 +28,8 @@ class Bench:
         | Annotated[Pairs, tyro.conf.subcommand("pairs")]
         | Annotated[Tracking, tyro.conf.subcommand("tracking")]
         | Annotated[Robustness, tyro.conf.subcommand("robustness")]
-        | Annotated[Atari100k, tyro.conf.subcommand("atari100k")],
+        | Annotated[Atari100k, tyro.conf.subcommand("atari100k")]
+        | Annotated[Exploration, tyro.conf.subcommand("exploration")],
         tyro.conf.arg(name=""),
     ]
 

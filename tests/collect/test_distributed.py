@@ -19,8 +19,7 @@ from ale_py import AtariVectorEnv
 from counting_env import CountingEnv
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
-from kpagent.collect import distributed
-from kpagent.collect.distributed import collect_pairs_distributed
+from kpagent.collect.distributed import collect_pairs_distributed, workers
 from kpagent.collect.pairs import FramePairs, PairsConfig, PairsProgress, gather
 from kpagent.errors import UsageError
 
@@ -105,7 +104,7 @@ def test_two_workers_share_the_budget_and_one_that_is_killed_is_started_again(tm
 
 @pytest.mark.usefixtures("cluster")
 def test_the_run_goes_on_without_a_worker_that_keeps_dying(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "RESTARTS", 0)
+    monkeypatch.setattr(workers, "RESTARTS", 0)
     found = gather(collect_pairs_distributed(partial(counting, doomed=0), CONFIG, workers=2))
     assert 6_000 <= found.info["interactions"] < 6_050
     assert {number // 10 for number in found.source[:, 0, 0, 0]} == {1}
@@ -113,7 +112,7 @@ def test_the_run_goes_on_without_a_worker_that_keeps_dying(monkeypatch: pytest.M
 
 @pytest.mark.usefixtures("cluster")
 def test_the_run_ends_when_no_worker_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "RESTARTS", 0)
+    monkeypatch.setattr(workers, "RESTARTS", 0)
     with pytest.raises(UsageError, match="every worker died") as caught:
         gather(collect_pairs_distributed(partial(counting, doomed=0), CONFIG, workers=1))
     assert "\n" not in str(caught.value)

@@ -174,6 +174,39 @@ def test_a_reset_begins_new_sums() -> None:
                 lengths[index] = 0
 
 
+@pytest.mark.parametrize("make", [breakout_threads, breakout_turns])
+def test_some_games_begin_anew_and_the_others_go_on(make: Any) -> None:
+    env, alone = GymnasiumVecEnv(make(2), life_loss=True), GymnasiumVecEnv(make(2), life_loss=True)
+    for each in (env, alone):
+        each.seed(0)
+        each.reset()
+    began = 0
+    ends: list[dict[str, Any]] = []
+    seen: Any
+    expected: Any
+    for number, action in enumerate(random_play(0, 500)):
+        seen, _, dones, infos = env.step(np.array([action, action]))
+        expected, _, expected_dones, expected_infos = alone.step(np.array([action, action]))
+        # The second is left alone throughout.
+        np.testing.assert_array_equal(seen[1], expected[1])
+        assert dones[1] == expected_dones[1]
+        lengths = [each[1].get("episode", {}).get("l") for each in (infos, expected_infos)]
+        assert lengths[0] == lengths[1]
+        if "episode" in infos[0]:
+            ends.append(infos[0]["episode"] | {"expected": number + 1 - began})
+            began = number + 1
+        elif number in (30, 80):
+            first: Any = env.begin_anew(np.array([True, False]))
+            np.testing.assert_array_equal(first[1], seen[1])
+            assert (first[0] != seen[0]).any()
+            assert env.reset_infos[0]["lives"] == 5
+            began = number + 1
+    assert ends
+    assert all(end["l"] == end["expected"] for end in ends)
+    env.close()
+    alone.close()
+
+
 class Telling(gym.Env):
     """Says something else at each kind of step, in all the forms that Gymnasium batches."""
 
