@@ -22,8 +22,9 @@ demo: $(VENV)/.installed
 	@echo "train it: $(BIN)/kpagent train --env ALE/Pong-v5 --weights pong --out runs/pong_agent"
 	@echo "wrap an environment of yours: $(BIN)/python scripts/wrap_your_env.py"
 
+# Two files at a time: the suite has little that a second thread would speed up.
 test: lint $(VENV)/.renders
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	@$(BIN)/ruff check --quiet

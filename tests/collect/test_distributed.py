@@ -34,7 +34,7 @@ def cluster() -> Iterator[None]:
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", HERE)
-        ray.init(num_cpus=2, object_store_memory=100 * 2**20, **quiet)
+        ray.init("local", num_cpus=2, object_store_memory=100 * 2**20, **quiet)
         yield
         ray.shutdown()
 

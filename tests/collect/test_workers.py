@@ -22,7 +22,7 @@ class Giver:
 
 quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
 # A disk that counts as full from the start.
-ray.init(num_cpus=1, object_store_memory=80 * 2**20, _system_config={"local_fs_capacity_threshold": 0.0001}, **quiet)
+ray.init("local", num_cpus=1, object_store_memory=80 * 2**20, _system_config={"local_fs_capacity_threshold": 0.0001}, **quiet)
 with contextlib.closing(Workers(Giver, 1)) as team:
     give = functools.partial(team.send, 0, "give")
     print(len(team.result(give(2**20))))
