@@ -43,7 +43,7 @@ CONFIG = ExplorationConfig(
     keypoints=OnlineConfig(batch_size=2),
 )
 STORE = 80 * 2**20
-INTERACTIONS = 1400
+INTERACTIONS = 2400
 
 
 def weights_that_prefer(action: int) -> Weights:
