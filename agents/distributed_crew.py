@@ -235,7 +235,7 @@ class RayCrew:
         self._asked: dict[str, tuple[int, ...]] = {}
         self._shard_count = shards
         with contextlib.ExitStack() as exits:
-            exits.enter_context(cluster(actors, address, _bytes_in_flight(config, actors), "actors"))
+            exits.enter_context(cluster(actors, address, bytes_in_flight(config, actors), "actors"))
             self._actors = Workers(partial(Player, make_actor, config), actors, name="actor", made_by="make_actor")
             exits.callback(self._actors.close)
             # A shard needs little of a CPU; and a round that is still being played must not hold up what the learner asks.
@@ -392,7 +392,7 @@ def _shares(count: int, sizes: Sequence[int], generator: np.random.Generator) ->
     return shares
 
 
-def _bytes_in_flight(config: ExplorationConfig, actors: int) -> int:
+def bytes_in_flight(config: ExplorationConfig, actors: int) -> int:
     """Most bytes that lie in the store at a time, were every frame noise."""
     frame, state = 3 * config.network.image_size**2, 4 * config.network.hidden
     rounds = actors * ROUNDS_AHEAD * config.round_length * config.envs * (frame + state)

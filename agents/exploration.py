@@ -53,9 +53,9 @@ class ExplorationConfig:
     """K."""
     interactions: int = 2_500_000
     """Altogether, four frames each, those of the warm-up included."""
-    warm_up: int = 16_000
+    warm_up: int = 20_000
     """Interactions of random play, from which the keypoints alone learn."""
-    warm_up_steps: int = 1_000
+    warm_up_steps: int = 2_000
     """Optimiser steps of the keypoints at the end of the warm-up."""
     envs: int = 16
     """Copies of the environment that each actor plays."""

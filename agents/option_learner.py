@@ -40,8 +40,8 @@ class OptionLearningConfig:
     """Cut traces where the action taken is not the Q-function's own (Watkins); without, Peng's Q(λ)."""
     reward_scale: float = 10.0
     """Rewards are multiplied by it: an avatar moves by some 0.03 an interaction."""
-    largest_move: float = 0.3
-    """Moves are clipped to it: what goes farther in one interaction was lost and found again elsewhere."""
+    largest_move: float = 0.15
+    """What goes farther in one interaction was lost and found again elsewhere: it counts as no move."""
     tau: float = 0.01
     """How far the target network moves towards the network at each update."""
     max_grad_norm: float = 10.0
@@ -124,15 +124,17 @@ class OptionLearner:
         begins[:, 0] = first[:, 0]
         shown = torch.as_tensor(frames, device=self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
+            images = self.network.images(shown)
             with torch.no_grad():
-                target_values, _ = self.target(shown, begins, state)
-            values, _ = self.network(shown, begins, state)
+                target_values, _ = self.target.recur(self.target.see(images), begins, state)
+            values, _ = self.network.recur(self.network.see(images), begins, state)
         with torch.no_grad():
             xy = self.perception.encode(frames.reshape(-1, *frames.shape[2:]), features=False).xy.to(self.device)
             xy = xy.unflatten(0, frames.shape[:2])
-            moved = directional_rewards(xy[:, :-1], xy[:, 1:]).clamp(-config.largest_move, config.largest_move)
+            moved = directional_rewards(xy[:, :-1], xy[:, 1:])
+            far = moved.abs().amax(dim=-1, keepdim=True) > config.largest_move
             # What a life's last interaction does to the keypoints is not known.
-            moved = moved * ~terminated[:, :-1, None, None]
+            moved = moved.masked_fill(far | terminated[:, :-1, None, None], 0.0)
             greedy = values.argmax(dim=-1)
             best = target_values.gather(-1, greedy.unsqueeze(-1)).squeeze(-1)
             own = greedy == action[:, :, None, None]

@@ -90,15 +90,20 @@ class OptionNetwork(nn.Module):
         Returns:
             (B, T, K, 4, A), and the state after the last row.
         """
-        return self.recur(self.see(frames), first, state)
+        return self.recur(self.see(self.images(frames)), first, state)
 
-    def see(self, frames: Tensor) -> Tensor:
-        """What the convolutions make of frames: (B, T, embedding) of (B, T, S, S, 3) uint8."""
+    def images(self, frames: Tensor) -> Tensor:
+        """Frames (B, T, S, S, 3) uint8 as what the convolutions see, (B, T, 3, S, S) in [0, 1], bfloat16 under autocast."""
+        device = frames.device.type
+        kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
         # A view: the memory is channels last already.
-        images = frames.flatten(0, 1).permute(0, 3, 1, 2).float().div(255)
-        seen = self.convolutions(images.contiguous(memory_format=torch.channels_last))
+        return frames.to(kind).div_(255).permute(0, 1, 4, 2, 3)
+
+    def see(self, images: Tensor) -> Tensor:
+        """What the convolutions make of images: (B, T, embedding)."""
+        seen = self.convolutions(images.flatten(0, 1).contiguous(memory_format=torch.channels_last))
         embedded: Tensor = self.embed(seen.flatten(1))
-        return embedded.unflatten(0, frames.shape[:2])
+        return embedded.unflatten(0, images.shape[:2])
 
     def recur(self, embedded: Tensor, first: Tensor, state: State) -> tuple[Tensor, State]:
         """As `forward`, from what `see` gave."""

@@ -45,9 +45,9 @@ class Exploration:
     """Interactions after which a game is cut off."""
     keypoints: int = 5
     """K, as of `kpagent explore`."""
-    warm_up: int = 16_000
+    warm_up: int = 20_000
     """Interactions of random play at the beginning, as of `kpagent explore`."""
-    warm_up_steps: int = 1_000
+    warm_up_steps: int = 2_000
     """Steps of the keypoints at the end of the warm-up."""
     updates: int = 1
     """Of the options' values after every 20 interactions of the copies."""

@@ -50,9 +50,9 @@ class Explore:
     """Of the options' values after every 20 interactions of an actor's copies."""
     keypoint_steps: int = 1
     """Of the keypoints after every 20 interactions of an actor's copies."""
-    warm_up: int = 16_000
+    warm_up: int = 20_000
     """Interactions of random play, from which the keypoints alone learn."""
-    warm_up_steps: int = 1_000
+    warm_up_steps: int = 2_000
     """Steps of the keypoints at the end of the warm-up."""
     capacity: int = 200_000
     """Interactions that are kept, 1 to 4 KB each."""

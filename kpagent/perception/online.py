@@ -34,7 +34,7 @@ class OnlineConfig:
     """Pairs a step."""
     learning_rate: float = 1e-3
     """Adam's, at the start."""
-    settle_steps: int = 5_000
+    settle_steps: int = 2_500
     """Steps along which the learning rate falls, by half a cosine, to `late_rate`."""
     late_rate: float = 1e-4
     """The learning rate from then on: keypoints that are learned from should not wander."""

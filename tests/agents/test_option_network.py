@@ -107,7 +107,7 @@ def test_the_convolutions_see_the_pixels_as_they_lie_in_the_frame() -> None:
         images = F.conv2d(images, weight, parameters[f"{layer}.bias"], stride=stride).clamp(min=0)
     linear = dict(net.embed.named_parameters())
     wanted = (images.flatten(1) @ linear["0.weight"].T + linear["0.bias"]).clamp(min=0)
-    found = net.see(frames)
+    found = net.see(net.images(frames))
     assert found.shape == (4, 7, 8)
     torch.testing.assert_close(found.flatten(0, 1), wanted)
 

@@ -12,6 +12,7 @@ from kpagent.errors import UsageError
 
 # Ray refuses a store below 79 MB.
 _SMALLEST_STORE = 100 * 2**20
+_QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
 def require_workers(workers: int, address: str | None, what: str = "workers") -> None:
@@ -54,16 +55,15 @@ def cluster(workers: int, address: str | None, in_flight: int, what: str = "work
 
     started = address is not None or not ray.is_initialized()
     if started:
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if address is None:
             store = _SMALLEST_STORE + 2 * in_flight
             # Without "local", Ray would join whatever cluster runs on this machine.
             local: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": store}
-            ray.init(address="local", **local, **quiet)
+            ray.init(address="local", **local, **_QUIET)
         else:
             _require_answer(address)
             try:
-                ray.init(address=address, **quiet)
+                ray.init(address=address, **_QUIET)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise UsageError(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from error
     try:
@@ -74,6 +74,38 @@ def cluster(workers: int, address: str | None, in_flight: int, what: str = "work
     finally:
         if started:
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def local_cluster(nodes: int, in_flight: int, cpus: int = 1) -> Iterator[None]:
+    """A cluster of many nodes, all on this machine, for the length of a with block, which this process has joined.
+
+    What travels between its nodes goes through their stores and a socket, as between machines. The node that this process
+    belongs to has no CPU, and is one more.
+
+    Args:
+        nodes: that have CPUs.
+        in_flight: as of `cluster`; each node's store has room for twice as many.
+        cpus: of each node.
+
+    Raises:
+        RuntimeError: this process has joined a cluster already.
+    """
+    import ray
+    from ray.cluster_utils import Cluster
+
+    if ray.is_initialized():
+        raise RuntimeError("this process has joined a Ray cluster already")
+    each: dict[str, Any] = {"object_store_memory": _SMALLEST_STORE + 2 * in_flight}
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False} | each)
+    try:
+        for _ in range(nodes):
+            started.add_node(num_cpus=cpus, **each)
+        ray.init(address=started.address, **_QUIET)
+        yield
+    finally:
+        ray.shutdown()
+        started.shutdown()
 
 
 def _require_answer(address: str) -> None:
