@@ -49,7 +49,7 @@ CELLS = (21, 16)
 class ExplorationConfig:
     """How options are learned."""
 
-    num_keypoints: int = 5
+    num_keypoints: int = 8
     """K."""
     interactions: int = 2_500_000
     """Altogether, four frames each, those of the warm-up included."""
@@ -69,8 +69,9 @@ class ExplorationConfig:
     """T, interactions for which an option is kept."""
     capacity: int = 200_000
     """Interactions that are kept."""
-    offset: tuple[int, int] = (1, 20)
-    """Least and most interactions between the frames of a pair (section 4)."""
+    offset: tuple[int, int] = (1, 100)
+    """Least and most interactions between the frames of a pair: Appendix B's trajectories. With section 4's 20, and five
+    keypoints, Ms. Pac-Man was followed by one of them in 67% of frames after 2,200 steps; with 100 and eight, in 96%."""
     watch_every: int = 4
     """Interactions between two looks at where the most controllable keypoint is."""
     difference: bool = False

@@ -43,7 +43,7 @@ class Exploration:
     """Whole games with options, and as many with random actions."""
     longest: int = 5_000
     """Interactions after which a game is cut off."""
-    keypoints: int = 5
+    keypoints: int = 8
     """K, as of `kpagent explore`."""
     warm_up: int = 20_000
     """Interactions of random play at the beginning, as of `kpagent explore`."""

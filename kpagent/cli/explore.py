@@ -38,7 +38,7 @@ class Explore:
     """Ray actors that keep what was experienced."""
     ray_address: str | None = None
     """Ray cluster to join ("auto"); starts Ray on this machine, if not given."""
-    keypoints: int = 5
+    keypoints: int = 8
     """K, the number of keypoints; a few more than there are moving things."""
     difference: bool = False
     """Let keypoints be found in what differs from the median frame: for things that look different and roam everywhere."""
