@@ -224,7 +224,7 @@ def test_what_is_compared_has_two_colours(tmp_path: Path) -> None:
         ({"games": ("pong",)}, "games must be among montezuma_revenge, ms_pacman, seaquest; got"),
         ({"games": ()}, "games must be given"),
         ({"seeds": (1, 1)}, "seeds must be different"),
-        ({"frames": 80_000}, "frames must be more than the 80000 of the warm-up; got 64000"),
+        ({"frames": 80_000}, "frames must be more than the 80000 of the warm-up; got 80000"),
         ({"episodes": 0}, "episodes must be at least 1"),
         ({"longest": 0}, "longest must be at least 1"),
         ({"keypoints": 0}, "keypoints must be at least 1"),
