@@ -114,12 +114,13 @@ def process(*arguments: str) -> subprocess.Popen[str]:
             ("--env", "--frames", "--actors", "--ray-address", "--keypoints", "--seed", "--device", "--out", "--resume"),
         ),
         ("zoo", ()),
-        ("bench", ("speed", "keypoints", "pairs", "tracking", "robustness")),
+        ("bench", ("speed", "keypoints", "pairs", "tracking", "robustness", "scaling")),
         ("bench speed", ("--seed", "--device", "--out")),
         ("bench keypoints", ("--seed", "--device", "--out")),
         ("bench pairs", ("--seed", "--out")),
         ("bench tracking", ("--games", "--methods", "--seeds", "--seed", "--device", "--out")),
         ("bench robustness", ("--cases", "--seeds", "--seed", "--device", "--out")),
+        ("bench scaling", ("--env", "--actors", "--seconds", "--pictures", "--seed", "--device", "--out")),
     ],
 )
 def test_every_command_explains_itself(command: str, mentioned: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,10 +219,13 @@ MISTAKES = [
     ),
     (["bench", "tracking", "--games", "pong", "--trained", "--runs", "new"], "no finished training of pong in new"),
     (["bench", "robustness", "--cases", "pong"], "no case 'pong'; there are pong_sliding"),
-    (["bench"], "Missing subcommand: Expected one of {speed, keypoints, pairs, tracking, robustness, atari100k}."),
+    (
+        ["bench"],
+        "Expected one of {speed, keypoints, pairs, tracking, robustness, atari100k, exploration, scaling}.",
+    ),
     (
         ["bench", "spede"],
-        "Unrecognized options: spede; Available subcommands: speed, keypoints, pairs, tracking, robustness, atari100k",
+        "Unrecognized options: spede; Available subcommands: speed, keypoints, pairs, tracking, robustness, atari100k, ",
     ),
     (["bench", "speed", "--out", "file/below"], "cannot write file/below/"),
     (["bench", "speed", "--device", "abacus"], "no device 'abacus'"),

@@ -13,6 +13,7 @@ from kpagent.benchmarks.exploration import Exploration
 from kpagent.benchmarks.keypoint_distance import KeypointDistance
 from kpagent.benchmarks.pairs import Pairs
 from kpagent.benchmarks.robustness import Robustness
+from kpagent.benchmarks.scaling import Scaling
 from kpagent.benchmarks.speed import Speed
 from kpagent.benchmarks.tracking import Tracking
 from kpagent.cli.terminal import console, progress_bar
@@ -29,7 +30,8 @@ class Bench:
         | Annotated[Tracking, tyro.conf.subcommand("tracking")]
         | Annotated[Robustness, tyro.conf.subcommand("robustness")]
         | Annotated[Atari100k, tyro.conf.subcommand("atari100k")]
-        | Annotated[Exploration, tyro.conf.subcommand("exploration")],
+        | Annotated[Exploration, tyro.conf.subcommand("exploration")]
+        | Annotated[Scaling, tyro.conf.subcommand("scaling")],
         tyro.conf.arg(name=""),
     ]
 
