@@ -307,7 +307,7 @@ def test_a_full_object_store_spills_and_the_crew_goes_on(crew: RayCrew) -> None:
         ({"actors": 3}, "3 actors need a CPU each, and the Ray cluster has 2"),
         ({"shards": 3}, "shards must be from 1 to the number of actors, 2; got 3"),
         ({"shards": 0}, "shards must be from 1"),
-        ({"config": dataclasses.replace(CONFIG, envs=50)}, "2 actors with 50 copies each need a capacity of 2100"),
+        ({"config": dataclasses.replace(CONFIG, envs=50)}, "2 actors with 50 copies each need a capacity of 10100"),
         ({"env_id": "walking_games:Wlak-v0"}, "Wlak"),
         ({"env_id": "Pendulum-v1"}, "Pendulum-v1 has no numbered actions"),
         ({"address": "127.0.0.1:1"}, "no Ray cluster answers at 127.0.0.1:1"),
