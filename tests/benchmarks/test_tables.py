@@ -57,7 +57,7 @@ def test_ablations_have_a_table_of_their_own() -> None:
     figures = {
         f"pong/{method}/{figure}": {"value": value, "unit": "", "per_seed": [value]}
         for method, score in (("keyqn", 18.0), ("keyqn_no_motion", 7.0))
-        for figure, value in (("return", score), ("wall_s", 600.0))
+        for figure, value in (("return", score), ("cpu_s", 600.0))
     }
     measured = {"cores": 2, "processor": "P", "gpu": None}
     result = {"command": "kpagent bench atari100k", "date": "2026-01-02T03:04:05Z", "machine": measured, "figures": figures}
@@ -66,7 +66,7 @@ def test_ablations_have_a_table_of_their_own() -> None:
         "| without the move since the last observation | pong | 7 | 1 |",
     ]
     rows = render_atari100k(result).splitlines()
-    assert rows[2] == "| **KeyQN** |  |  |  | 18 |  | 1 | 10 min, measured here |"
+    assert rows[2] == "| **KeyQN** |  |  |  | 18 |  | 1 | 10 min of one core, measured here |"
     assert not any("the move" in row for row in rows)
 
 
