@@ -38,17 +38,19 @@ def make_crew(env_id: str, config: ExplorationConfig, actors: int = 0, shards: i
     count_actions(env_id, config)
     from kpagent.agents.distributed_crew import RayCrew
 
-    return RayCrew(partial(make_actor, env_id, config), config, actors, shards, address)
+    # Each has one CPU; emulators that took more would take it from the others.
+    return RayCrew(partial(make_actor, env_id, config, threads=1), config, actors, shards, address)
 
 
-def make_actor(env_id: str, config: ExplorationConfig, seed: Sequence[int]) -> OptionActor:
-    """An actor with copies of an environment of its own, all drawn from one seed.
+def make_actor(env_id: str, config: ExplorationConfig, seed: Sequence[int], threads: int = 0) -> OptionActor:
+    """An actor with copies of an environment of its own, all drawn from one seed; `threads` as of `make_frame_players`.
 
     Raises:
         UsageError: as `make_frame_players`.
     """
     of_players = int(np.random.SeedSequence(tuple(seed)).generate_state(1)[0]) % (LARGEST_SEED - config.envs)
-    players = make_frame_players(env_id, config.envs, config.network.image_size, seed=of_players)
+    size = config.network.image_size
+    players = make_frame_players(env_id, config.envs, size, seed=of_players, threads=threads)
     # Its parameters are replaced before it plays; that they are drawn must not change what others draw.
     with torch.random.fork_rng([]):
         network = OptionNetwork(config.num_keypoints, int(players.action_space.n), config.network)  # type: ignore[attr-defined]

@@ -44,7 +44,9 @@ class SmallFrames(gym.ObservationWrapper[np.ndarray, Any, Any], gym.utils.Record
         return resize(np.asarray(frame)[None], self.size)[0]
 
 
-def make_frame_players(env_id: str, num_envs: int, size: int, *, seed: int | None = None) -> GymnasiumVecEnv:
+def make_frame_players(
+    env_id: str, num_envs: int, size: int, *, seed: int | None = None, threads: int = 0
+) -> GymnasiumVecEnv:
     """Many copies of an environment, seen as small frames; the loss of a life ends a trajectory.
 
     Atari is played as by `make_players`, its frames shrunk by the emulators' own threads. Any other environment is made by
@@ -55,6 +57,7 @@ def make_frame_players(env_id: str, num_envs: int, size: int, *, seed: int | Non
         num_envs: number of copies.
         size: S of the frames.
         seed: of the first `reset`; copy i has `seed + i`. Drawn without.
+        threads: of Atari's emulators; 0 takes as many as there are cores.
 
     Returns:
         Observations are (N, 1, S, S, 3) or (N, S, S, 3) uint8.
@@ -70,7 +73,8 @@ def make_frame_players(env_id: str, num_envs: int, size: int, *, seed: int | Non
         raise UsageError(f"the seed must be from 0 to {LARGEST_SEED - num_envs}, not {seed}")
     env: VectorEnv[Any, Any, Any]
     if env_id.startswith("ALE/"):
-        env = make_atari_vector(env_id, num_envs, img_height=size, img_width=size, autoreset_mode=AutoresetMode.SAME_STEP)
+        sized = {"img_height": size, "img_width": size, "num_threads": threads}
+        env = make_atari_vector(env_id, num_envs, autoreset_mode=AutoresetMode.SAME_STEP, **sized)
     else:
         env = SyncVectorEnv([partial(_small, env_id, size)] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
     if not isinstance(env.single_action_space, spaces.Discrete):
