@@ -50,13 +50,13 @@ def test_a_run_that_is_killed_is_taken_up(tmp_path: Path) -> None:
     assert kept.num_timesteps == 2 * (len(kept.replay) // 2)
     # Games that ended after the checkpoint will be played again.
     with (tmp_path / GAMES).open("a") as file:
-        file.write(f"{kept.num_timesteps + 50},-21\n")
+        file.write(f"{kept.num_timesteps + 150},-21\n")
 
-    total = kept.num_timesteps + 40
+    total = kept.num_timesteps + 140  # Past the warm-up, however early it was killed.
     agent = learn(players(), tmp_path, total, resume=True)
 
     assert agent.num_timesteps == total
-    assert len(agent.replay) == len(kept.replay) + 40
+    assert len(agent.replay) == len(kept.replay) + 140
     assert agent._n_updates > kept._n_updates
     assert agent.provenance["wall_s"] > kept.provenance["wall_s"] > 0
     assert all(at <= total for at, _ in read_games(tmp_path))
