@@ -8,9 +8,10 @@ from functools import partial
 import numpy as np
 import torch
 
-from kpagent.agents.exploration import Crew, ExplorationConfig, SoloCrew, new_perception
+from kpagent.agents.exploration import Crew, ExplorationConfig, new_perception
 from kpagent.agents.option_actor import OptionActor
 from kpagent.agents.option_network import OptionNetwork
+from kpagent.agents.solo_crew import SoloCrew
 from kpagent.envs.frame_players import make_frame_players
 from kpagent.envs.vec_env import LARGEST_SEED
 from kpagent.errors import UsageError

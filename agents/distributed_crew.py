@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from kpagent.agents.exploration import ExplorationConfig, new_replay
+from kpagent.agents.exploration import ExplorationConfig
 from kpagent.agents.option_actor import Experience, OptionActor, Weights
+from kpagent.agents.solo_crew import new_replay
 from kpagent.collect.distributed import AnswerLost, Call, WorkerDied, Workers, cluster, put, ready, require_workers, wait
 from kpagent.collect.frame_replay import FrameReplay
 from kpagent.collect.replay import Segments

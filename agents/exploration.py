@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 
 from kpagent.agents.agent_file import load_agent, save_agent
-from kpagent.agents.option_actor import Experience, OptionActor, Weights
+from kpagent.agents.option_actor import Experience, Weights
 from kpagent.agents.option_agent import OptionAgent
 from kpagent.agents.option_learner import OptionLearner, OptionLearningConfig
 from kpagent.agents.option_network import OptionNetwork, OptionNetworkConfig
-from kpagent.collect.frame_replay import FrameReplay
 from kpagent.collect.replay import Segments
 from kpagent.errors import UsageError
 from kpagent.files import write_json
@@ -31,8 +30,6 @@ from kpagent.perception.methods import new_detector
 from kpagent.perception.online import OnlineConfig, OnlineTrainer
 from kpagent.training import describe, pick_device
 
-FRAMES_PER_INTERACTION = 4
-"""Of Atari's emulator."""
 AGENT, PERCEPTION = "agent.safetensors", "perception.safetensors"
 """In the folder of a run: the options and the keypoints as they are now."""
 PLACES = "places.json"
@@ -86,6 +83,7 @@ class ExplorationConfig:
     """Of everything that is drawn."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "offset", tuple(self.offset))
         checks = {
             "num_keypoints must be at least 1": self.num_keypoints >= 1,
             "interactions must be at least 1": self.interactions >= 1,
@@ -97,6 +95,8 @@ class ExplorationConfig:
             "keypoint_steps must not be negative": self.keypoint_steps >= 0,
             "commitment must be at least 1": self.commitment >= 1,
             "capacity must be at least warm_up": self.capacity >= self.warm_up,
+            "offset must be two numbers from 1 on that do not fall": len(self.offset) == 2
+            and 1 <= self.offset[0] <= self.offset[1],
             "watch_every must be at least 1": self.watch_every >= 1,
             "seed must not be negative": self.seed >= 0,
         }
@@ -122,41 +122,6 @@ class Crew(Protocol):
 
     def close(self) -> None:
         """End all that plays."""
-
-
-class SoloCrew:
-    """One actor and one replay, in this process.
-
-    Args:
-        actor: plays.
-        config: how long its rounds are, and how much is kept.
-    """
-
-    def __init__(self, actor: OptionActor, config: ExplorationConfig) -> None:
-        self.actor, self.config = actor, config
-        self.replay = new_replay(config, actor.network.state_shapes)
-
-    def publish(self, weights: Weights) -> None:
-        """Let the actor play and see with these weights from now on."""
-        self.actor.take(weights)
-
-    def gather(self, *, random: bool) -> list[Experience]:
-        """One round."""
-        experience = self.actor.play(self.config.round_length, random=random)
-        experience.store(self.replay)
-        return [experience.summary()]
-
-    def sample(self, batch_size: int, length: int, generator: np.random.Generator) -> Segments:
-        """Segments of its experience."""
-        return self.replay.sample(batch_size, length, 0, generator)
-
-    def pairs(self, count: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Frame pairs of its experience."""
-        return self.replay.pairs(count, self.config.offset, generator)
-
-    def close(self) -> None:
-        """Close the environments."""
-        self.actor.players.close()
 
 
 @dataclass(frozen=True)
@@ -231,7 +196,7 @@ def explore(
     def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
         return crew.pairs(count, generator)
 
-    crew.publish(run.weights())
+    crew.publish(weights_of(learner, trainer))
     try:
         while run.interactions < config.interactions:
             started = time.perf_counter()
@@ -243,7 +208,7 @@ def explore(
             filled += fresh
             # Before, the Q-functions and keypoints that say where are random.
             for each in gathered if learner.updates else []:
-                run.note(each.places)
+                run.places += count_places(each.places)
             steps = (
                 min(SETTLING, config.warm_up_steps - trainer.steps) if settling else config.keypoint_steps * len(gathered)
             )
@@ -252,7 +217,7 @@ def explore(
             if filled >= config.warm_up and trainer.steps >= config.warm_up_steps:
                 for _ in range(config.updates * len(gathered)):
                     figures = learner.update(crew.sample(learning.batch_size, learning.sequence_length, generator))
-                crew.publish(run.weights())
+                crew.publish(weights_of(learner, trainer))
             turns += 1
             returns = tuple(score for each in gathered for score in each.returns)
             yield run.turn(fresh / (time.perf_counter() - started), losses, figures, gathered, returns)
@@ -283,13 +248,16 @@ def new_perception(config: ExplorationConfig) -> KeypointDetector:
     ).eval()
 
 
-def new_replay(
-    config: ExplorationConfig, state_shapes: Mapping[str, tuple[int, ...]], capacity: int | None = None
-) -> FrameReplay:
-    """An empty replay for one actor's copies, which keeps all of `config.capacity`, or another number of interactions."""
-    option = {"option": ((2,), np.int64)}
-    size = config.network.image_size
-    return FrameReplay(config.capacity if capacity is None else capacity, config.envs, size, state_shapes, option)
+def weights_of(learner: OptionLearner, trainer: OnlineTrainer) -> Weights:
+    """What a crew plays and sees with: the slow copy of the Q-functions, and the keypoints."""
+    parts = {"network": learner.target.state_dict(), "perception": trainer.model.state_dict()}
+    return {part: {name: tensor.cpu().numpy() for name, tensor in state.items()} for part, state in parts.items()}
+
+
+def count_places(places: np.ndarray) -> np.ndarray:
+    """How many of (M, 2) coordinates in [-1, 1] lie in each cell of the screen, `CELLS` int64."""
+    counts, _, _ = np.histogram2d(places[:, 1], places[:, 0], bins=CELLS, range=[[-1, 1], [-1, 1]])
+    return counts.astype(np.int64)
 
 
 def require_free(folder: Path, resume: bool) -> None:
@@ -334,17 +302,6 @@ class _Run:
         self.learner, self.trainer, self.generator, self.settings = learner, trainer, generator, settings
         self.interactions = 0
         self.places = np.zeros(CELLS, np.int64)
-
-    def weights(self) -> Weights:
-        """For the crew."""
-        parts = {"network": self.learner.target.state_dict(), "perception": self.trainer.model.state_dict()}
-        return {part: {name: tensor.cpu().numpy() for name, tensor in state.items()} for part, state in parts.items()}
-
-    def note(self, places: np.ndarray) -> None:
-        """Count (M, 2) coordinates in [-1, 1] among the cells of the screen."""
-        column, row = ((places[:, i] + 1) / 2 * CELLS[1 - i] for i in (0, 1))
-        cells = (np.clip(row, 0, CELLS[0] - 1).astype(int), np.clip(column, 0, CELLS[1] - 1).astype(int))
-        np.add.at(self.places, cells, 1)
 
     def turn(
         self,

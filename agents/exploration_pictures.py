@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kpagent.agents.exploration import CELLS
+from kpagent.agents.exploration import count_places
 from kpagent.agents.option_actor import OptionActor
 from kpagent.agents.option_agent import OptionAgent
 from kpagent.envs.vec_env import GymnasiumVecEnv
@@ -34,9 +34,7 @@ def random_places(
         `CELLS` int64.
     """
     actor = OptionActor(players, agent.network, agent.commitment, seed, perception, WATCH_EVERY)
-    places = actor.play(interactions, random=True).places
-    counts, _, _ = np.histogram2d(places[:, 1], places[:, 0], bins=CELLS, range=[[-1, 1], [-1, 1]])
-    return counts.astype(np.int64)
+    return count_places(actor.play(interactions, random=True).places)
 
 
 def draw_places(path: str | Path, screen: np.ndarray, places: Mapping[str, np.ndarray]) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from pathlib import Path
 from typing import Any
 
-import cv2
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium.utils import RecordConstructorArgs
 from torch import Tensor
 
@@ -19,6 +16,7 @@ from kpagent.agents.option_agent import OptionAgent
 from kpagent.agents.recurrence import State
 from kpagent.envs.keypoint_observation import KeypointObservation
 from kpagent.envs.making import is_image
+from kpagent.envs.worker_threads import limit_worker_threads
 from kpagent.errors import UsageError
 from kpagent.frames import FrameLayout
 from kpagent.training import pick_device
@@ -127,12 +125,7 @@ class KeypointOptions(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
 
 def _find_agent(agent: OptionAgent | str | Path, device: str) -> OptionAgent:
-    in_worker = multiprocessing.current_process().daemon
-    if in_worker:
-        # As for keypoints: pools of threads do not survive a fork, and workers need no more than a thread each.
-        torch.set_num_threads(1)
-        if cv2.getNumThreads() != 1:
-            cv2.setNumThreads(1)
+    in_worker = limit_worker_threads()
     if isinstance(agent, (str, Path)):
         return OptionAgent.load(agent, "cpu" if in_worker and device == "auto" else device)
     if not isinstance(agent, OptionAgent):

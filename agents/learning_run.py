@@ -17,6 +17,7 @@ from kpagent.agents.keyqn import KeyQN
 from kpagent.agents.perception_tuning import FRAMES, PERCEPTION, PerceptionTuning, TuningConfig, find_trainable
 from kpagent.errors import UsageError
 from kpagent.files import write_text
+from kpagent.spending import Meter
 from kpagent.training import describe
 
 GAMES = "games.csv"
@@ -44,7 +45,7 @@ def learn(
 
     The folder gets the agent, TensorBoard logs and the scores of training games, and while the run goes on a checkpoint,
     replay included, every `checkpoint_every_s` seconds. Games begin anew when a run is taken up. What the learning took, all
-    goes together, is kept in the agent's `provenance` as `wall_s` and `cpu_s`.
+    goes together, is kept in the agent's `provenance` as `wall_s`, `cpu_s` and `peak_memory_mb`.
 
     Args:
         players: what to learn in.
@@ -135,7 +136,7 @@ class _Keeper(BaseCallback):
         super().__init__()
         self.folder, self.every_s, self.goes_on = folder, every_s, on_step
         self.saved_at = time.monotonic()
-        self.wall, self.cpu = time.monotonic(), time.process_time()
+        self.meter = Meter()
 
     def keep(self) -> None:
         """Write a checkpoint."""
@@ -144,12 +145,12 @@ class _Keeper(BaseCallback):
         self.saved_at = time.monotonic()
 
     def add_cost(self) -> None:
-        """Add the seconds since the last time to those that the agent has taken."""
-        about = self.model.provenance
-        wall, cpu = time.monotonic(), time.process_time()
-        about["wall_s"] = about.get("wall_s", 0.0) + wall - self.wall
-        about["cpu_s"] = about.get("cpu_s", 0.0) + cpu - self.cpu
-        self.wall, self.cpu = wall, cpu
+        """Add what was spent since the last time to what the agent has cost."""
+        about, spent = self.model.provenance, self.meter.read()
+        about["wall_s"] = about.get("wall_s", 0.0) + spent["wall_s"]
+        about["cpu_s"] = about.get("cpu_s", 0.0) + spent["cpu_s"]
+        about["peak_memory_mb"] = max(about.get("peak_memory_mb", 0.0), spent["peak_memory_mb"])
+        self.meter = Meter()
 
     def _on_rollout_start(self) -> None:
         # Between rollouts the replay and the counters agree.

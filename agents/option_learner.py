@@ -1,7 +1,7 @@
-"""The learner of keypoint options: Q-functions of where keypoints go, and the keypoints themselves, side by side.
+"""The learner of keypoint options: K × 4 Q-functions of where keypoints go (Transporter section 3.2.2).
 
-Both learn from the same frames. Rewards are not kept: they are what the keypoints of the day see in the frames that are
-sampled, so that no reward in the replay is out of date.
+Rewards are not kept: they are what the keypoints of the day see in the frames that are sampled, so that no reward in the
+replay is out of date. Who trains the keypoints is `kpagent.perception.online`.
 """
 
 from __future__ import annotations

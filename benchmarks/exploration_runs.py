@@ -60,10 +60,10 @@ def explore_game(
     from kpagent.agents.option_agent import OptionAgent
     from kpagent.agents.option_evaluation import play_options, play_random
     from kpagent.benchmarks.exploration_visits import VisitRecorder
-    from kpagent.benchmarks.spending import Meter
     from kpagent.envs.avatar import make_avatar_players
     from kpagent.envs.vec_env import LARGEST_SEED
     from kpagent.perception.methods import load_detector
+    from kpagent.spending import Meter
     from kpagent.training import pick_device
 
     spent = _learn(env_id, make_config(seed, frames, settings), Path(folder), device)
@@ -144,9 +144,9 @@ def _learn(env_id: str, config: ExplorationConfig, folder: Path, device: str) ->
     from kpagent.agents.crews import count_actions, make_crew
     from kpagent.agents.exploration import explore
     from kpagent.agents.exploration_log import ExplorationLog
-    from kpagent.benchmarks.spending import Meter
     from kpagent.envs.atari import FRAME_SKIP
     from kpagent.files import write_json
+    from kpagent.spending import Meter
 
     before, meter = _spent(folder), Meter()
     log = ExplorationLog(folder / "logs", FRAME_SKIP, config.commitment)

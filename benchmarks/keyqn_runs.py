@@ -64,9 +64,9 @@ def train_keyqn(
         interactions_seen,
     )
     from kpagent.agents.q_network import NetworkConfig
-    from kpagent.benchmarks.spending import Meter
     from kpagent.envs.players import OBJECTS, make_players
     from kpagent.perception.zoo import load
+    from kpagent.spending import Meter
 
     tuning = TuningConfig.strict(spare=spare, seed=seed) if strict else TuningConfig(seed=seed) if finetune else None
     begin: Any = see
@@ -90,7 +90,6 @@ def train_keyqn(
             tuning=tuning,
             **(changes or {}),
         )
-    memory = Meter().read()["peak_memory_mb"]
     meter = Meter()
     with contextlib.closing(make_players(env_id, min(COPIES, episodes), see, seed=10_000 * (seed + 1), **seen)) as players:
         scores = play_games(agent, players, episodes, EPSILON)
@@ -101,7 +100,7 @@ def train_keyqn(
         "games": read_games(Path(folder)),
         "wall_s": round(agent.provenance["wall_s"], 1),
         "cpu_s": round(agent.provenance["cpu_s"], 1),
-        "peak_memory_mb": memory,
+        "peak_memory_mb": agent.provenance["peak_memory_mb"],
         "evaluation_wall_s": meter.read()["wall_s"],
         "perception": {"before": before, "within": within},
     }

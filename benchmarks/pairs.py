@@ -31,10 +31,11 @@ class Pairs:
 
     def run(self, say: Callable[[str], None]) -> dict[str, Any]:
         """Measure; returns the result."""
-        from kpagent.benchmarks.results import Measurement, peak_memory_mb
+        from kpagent.benchmarks.results import Measurement
         from kpagent.collect.pairs import PairsConfig, collect_pairs, gather
         from kpagent.drawing import require_writable
         from kpagent.envs.making import copies, make_vector_env
+        from kpagent.spending import peak_memory_mb
 
         config = PairsConfig(
             capacity=self.capacity,

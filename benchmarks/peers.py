@@ -35,10 +35,10 @@ from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecFrameStack
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from kpagent.benchmarks.spending import Meter
 from kpagent.envs.making import require_registered
 from kpagent.envs.players import make_players
 from kpagent.errors import UsageError
+from kpagent.spending import Meter
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm

@@ -7,7 +7,6 @@ import importlib.metadata
 import os
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,13 +99,6 @@ def versions() -> dict[str, str]:
     """Of Python and of the packages that figures depend on."""
     names = ("kpagent", "torch", "numpy", "gymnasium", "ale-py", "stable-baselines3", "opencv-python-headless")
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
-
-
-def peak_memory_mb() -> float:
-    """Largest resident size that this process has had, in MB."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def bootstrap_ci95(values: np.ndarray, *, seed: int = 0) -> tuple[float, float]:

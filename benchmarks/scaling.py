@@ -78,7 +78,7 @@ class Scaling:
         """Measure, and say what follows for many actors; returns the result."""
         from kpagent.agents.crews import count_actions
         from kpagent.agents.distributed_crew import bytes_in_flight
-        from kpagent.agents.exploration import ExplorationConfig, new_learner
+        from kpagent.agents.exploration import ExplorationConfig, new_learner, weights_of
         from kpagent.benchmarks.results import Measurement
         from kpagent.benchmarks.scaling_estimate import Assumptions, Costs, draw_estimate, report
         from kpagent.collect.distributed import cluster, local_cluster
@@ -95,7 +95,7 @@ class Scaling:
         samples = self._measure_parts(config, learner, trainer)
 
         def weights() -> Weights:
-            return _weights(learner, trainer)
+            return weights_of(learner, trainer)
 
         in_flight = sum(bytes_in_flight(config, count) for count in counts)
         say(f"actors on this machine: {', '.join(map(str, counts))}")
@@ -148,6 +148,7 @@ class Scaling:
         """What an update, a step of the keypoints and a shard's work take, and how many bytes travel."""
         from kpagent.agents.crews import make_actor
         from kpagent.agents.distributed_crew import Rows, Shard
+        from kpagent.agents.exploration import weights_of
 
         learning, drawn = config.learning, config.keypoints.batch_size
         shard = Shard(config, config.capacity, 0, 0)
@@ -171,7 +172,7 @@ class Scaling:
         size = sum(rows.experience.interactions for rows in played)
         samples: Samples = {
             "experience/bytes_per_interaction": [sum(map(_bytes, played)) / size],
-            "weights/bytes": [_bytes(_weights(learner, trainer))],
+            "weights/bytes": [_bytes(weights_of(learner, trainer))],
             "learner/bytes_per_update": [_bytes(next(batches))],
             "learner/bytes_per_keypoint_step": [_bytes(pairs(drawn))],
         }
@@ -312,12 +313,6 @@ def _seconds_a_call(work: Callable[[], Any], seconds: float) -> float:
         work()
         calls += 1
     return elapsed / calls
-
-
-def _weights(learner: OptionLearner, trainer: OnlineTrainer) -> Weights:
-    """As `explore` publishes them."""
-    parts = {"network": learner.target.state_dict(), "perception": trainer.model.state_dict()}
-    return {part: {name: tensor.cpu().numpy() for name, tensor in state.items()} for part, state in parts.items()}
 
 
 def _bytes(value: Any) -> int:

@@ -83,7 +83,7 @@ def _rates(config: Speed, names: list[str]) -> dict[str, list[float]]:
 
 def _peak_memory(config: Speed, name: str) -> float:
     """Peak resident memory in MB of a fresh process that does nothing but this case."""
-    from kpagent.benchmarks.results import peak_memory_mb
+    from kpagent.spending import peak_memory_mb
 
     with CASES[name](config) as work:
         work()

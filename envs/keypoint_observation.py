@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from pathlib import Path
 from typing import Any, Protocol
 
-import cv2
 import gymnasium as gym
 import numpy as np
 import torch
@@ -15,6 +13,7 @@ from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
+from kpagent.envs.worker_threads import limit_worker_threads
 from kpagent.errors import UsageError
 from kpagent.frames import FrameLayout
 from kpagent.keypoints import Keypoints
@@ -251,12 +250,7 @@ def find_perception(keypoints: str | Path | PerceptionModel, device: str = "auto
     Raises:
         UsageError: no such weights or device, or nothing that finds keypoints.
     """
-    in_worker = multiprocessing.current_process().daemon
-    if in_worker:
-        # The pools of threads do not survive a fork, and as many workers as cores need no more than one thread each.
-        torch.set_num_threads(1)
-        if cv2.getNumThreads() != 1:
-            cv2.setNumThreads(1)
+    in_worker = limit_worker_threads()
     if isinstance(keypoints, (str, Path)):
         return zoo.load(keypoints, "cpu" if in_worker and device == "auto" else device)
     if not all(hasattr(keypoints, name) for name in ("encode", "num_keypoints", "feature_dim")):
@@ -271,16 +265,3 @@ def _portable(keypoints: Any) -> Any:
     """A path from any folder; a name or a model as it is."""
     is_path = isinstance(keypoints, Path) or (isinstance(keypoints, str) and Path(keypoints).is_file())
     return os.path.abspath(keypoints) if is_path else keypoints
-
-
-_threads_before_fork: list[int] = []
-
-
-def _rest_opencv() -> None:
-    """Send OpenCV's threads home before a fork: in the child it would wait for them for ever."""
-    _threads_before_fork.append(cv2.getNumThreads())
-    cv2.setNumThreads(1)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_rest_opencv, after_in_parent=lambda: cv2.setNumThreads(_threads_before_fork.pop()))

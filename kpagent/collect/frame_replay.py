@@ -139,20 +139,6 @@ class FrameReplay:
                 return tuple(np.stack([self._read(pair[side]) for pair in chosen]) for side in (0, 1))  # type: ignore[return-value]
         raise UsageError(f"{len(rows)} frames hold too few pairs {offset[0]} to {offset[1]} interactions apart")
 
-    def newest(self, count: int) -> np.ndarray:
-        """Frames of the newest rows, an equal share of each copy, (about `count`, S, S, 3) uint8."""
-        rows = self.rows
-        share = -(-count // rows.num_envs)
-        places = [
-            env * rows.rows + row % rows.rows
-            for env in range(rows.num_envs)
-            for row in range(rows.written[env] - min(share, rows.sizes[env]), rows.written[env])
-        ]
-        frames = np.empty((len(places), self.image_size, self.image_size, 3), np.uint8)
-        for index, place in enumerate(places):
-            frames[index] = self._read(place)
-        return frames
-
     def _read(self, place: int) -> np.ndarray:
         shape = (self.image_size, self.image_size, 3)
         return np.frombuffer(zlib.decompress(self._frames[place], bufsize=int(np.prod(shape))), np.uint8).reshape(shape)

@@ -18,10 +18,11 @@ from walking_games import ACTIONS, SIZE, read
 
 from kpagent.agents.crews import make_actor, make_crew
 from kpagent.agents.distributed_crew import FAILURES, ROUNDS_AHEAD, Player, RayCrew, Refusal, Shard
-from kpagent.agents.exploration import CHECKPOINT, ExplorationConfig, SoloCrew, new_perception
+from kpagent.agents.exploration import CHECKPOINT, ExplorationConfig, new_perception
 from kpagent.agents.option_actor import Experience, Weights
 from kpagent.agents.option_learner import OptionLearningConfig
 from kpagent.agents.option_network import OptionNetwork, OptionNetworkConfig
+from kpagent.agents.solo_crew import SoloCrew
 from kpagent.collect.distributed import workers
 from kpagent.collect.frame_replay import FRAME
 from kpagent.collect.replay import Segments
@@ -349,6 +350,7 @@ import ray
 from test_distributed_crew import CONFIG, INTERACTIONS
 from kpagent.agents.crews import count_actions, make_crew
 from kpagent.agents.exploration import explore
+from kpagent.agents.solo_crew import SoloCrew
 CONFIG = dataclasses.replace(CONFIG, interactions=INTERACTIONS)
 env_id, out, resume = "walking_games:PoisonedWalk-v0", Path(sys.argv[1]), sys.argv[2] == "resume"
 with contextlib.closing(make_crew(env_id, CONFIG, 1)) as crew:

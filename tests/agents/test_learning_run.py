@@ -59,6 +59,7 @@ def test_a_run_that_is_killed_is_taken_up(tmp_path: Path) -> None:
     assert len(agent.replay) == len(kept.replay) + 140
     assert agent._n_updates > kept._n_updates
     assert agent.provenance["wall_s"] > kept.provenance["wall_s"] > 0
+    assert agent.provenance["peak_memory_mb"] > 100
     assert all(at <= total for at, _ in read_games(tmp_path))
     assert (tmp_path / AGENT).exists()
     assert not (tmp_path / CHECKPOINT).exists()

@@ -6,9 +6,9 @@ import time
 import numpy as np
 import pytest
 
-from kpagent.benchmarks.spending import Meter, peak_memory_mb
+from kpagent.spending import Meter, peak_memory_mb
 
-LIGHT = "import sys; from kpagent.benchmarks.spending import peak_memory_mb; print(peak_memory_mb())"
+LIGHT = "import sys; from kpagent.spending import peak_memory_mb; print(peak_memory_mb())"
 
 
 def test_the_meter_counts_work_and_waiting_apart() -> None:
