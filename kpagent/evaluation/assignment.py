@@ -41,13 +41,28 @@ def assign(keypoints: np.ndarray, objects: np.ndarray) -> Assignment:
         raise ValueError(f"{keypoints.shape[1]} keypoints cannot follow {objects.shape[1]} objects one to one")
     if not np.isfinite(keypoints).all():
         raise ValueError("keypoints must be finite")
-    present = np.isfinite(objects).all(axis=-1)
+    return assign_distances(np.linalg.norm(keypoints[:, :, None] - objects[:, None], axis=-1))
+
+
+def assign_distances(distances: np.ndarray) -> Assignment:
+    """As `assign`, from distances that were measured in some other way.
+
+    Args:
+        distances: (T, K, M), NaN in the rows [t, :, m] where object m is absent; M <= K, and each is present at least once.
+
+    Raises:
+        ValueError: not such an array, fewer keypoints than objects, or an object that is never there.
+    """
+    if distances.ndim != 3:
+        raise ValueError(f"distances must be (T, K, M), not {distances.shape}")
+    if distances.shape[1] < distances.shape[2]:
+        raise ValueError(f"{distances.shape[1]} keypoints cannot follow {distances.shape[2]} objects one to one")
+    present = np.isfinite(distances).all(axis=1)
     if not present.any(axis=0).all():
         raise ValueError("an object is absent from every frame")
-    distances = np.linalg.norm(keypoints[:, :, None] - objects[:, None], axis=-1)
     mean = np.where(present[:, None], distances, 0).sum(axis=0) / present.sum(axis=0)
     rows, columns = linear_sum_assignment(mean)
-    keypoint = np.empty(objects.shape[1], int)
+    keypoint = np.empty(distances.shape[2], int)
     keypoint[columns] = rows
-    chosen = np.arange(objects.shape[1])
+    chosen = np.arange(distances.shape[2])
     return Assignment(keypoint, mean[keypoint, chosen], distances[:, keypoint, chosen])
