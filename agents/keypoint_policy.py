@@ -44,24 +44,30 @@ class KeypointPolicy(BasePolicy):
         """Share of random actions where `predict` is not asked to be deterministic."""
         self.q_net = KeypointQNetwork(keypoints, depth, actions, self.network)
         self.q_net_target = KeypointQNetwork(keypoints, depth, actions, self.network)
-        self.q_net_target.load_state_dict(self.q_net.state_dict())
-        self.q_net_target.requires_grad_(False)
+        self.q_net_average = KeypointQNetwork(keypoints, depth, actions, self.network)
+        for follower in (self.q_net_target, self.q_net_average):
+            follower.load_state_dict(self.q_net.state_dict())
+            follower.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.q_net.parameters(), lr=lr_schedule(1), weight_decay=weight_decay, eps=1e-6, fused=True
         )
 
     @torch.no_grad()
     def q_values(
-        self, observation: dict[str, np.ndarray], state: State | None = None, first: np.ndarray | None = None
+        self,
+        observation: dict[str, np.ndarray],
+        state: State | None = None,
+        first: np.ndarray | None = None,
+        network: KeypointQNetwork | None = None,
     ) -> tuple[torch.Tensor, State]:
-        """Q-values of one observation of each of N environments, those of the target network.
-
-        It is an average of the network over its last few hundred updates, and plays more steadily (Schwarzer et al. 2023).
+        """Q-values of one observation of each of N environments.
 
         Args:
             observation: (N, ...) for each part.
             state: after the observation before; None at the beginning of episodes.
             first: (N,) bool, where an episode begins; nowhere, if not given with a state.
+            network: whose they are; without, those of the average of the network over the last tenth of its updates, which
+                plays more steadily.
 
         Returns:
             (N, A), and the state after this observation.
@@ -71,8 +77,9 @@ class KeypointPolicy(BasePolicy):
         if state is None:
             state, first = self.q_net.initial_state(batch), np.ones(batch, bool)
         begins = torch.as_tensor(np.zeros(batch, bool) if first is None else np.asarray(first, bool), device=self.device)
-        logits, state = self.q_net_target(seen, begins.unsqueeze(1), state)
-        return self.q_net_target.expectation(logits).squeeze(1).mean(dim=1), state
+        network = network or self.q_net_average
+        logits, state = network(seen, begins.unsqueeze(1), state)
+        return network.expectation(logits).squeeze(1).mean(dim=1), state
 
     def predict(
         self,

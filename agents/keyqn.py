@@ -2,7 +2,8 @@
 
 The paper names neural fitted Q-iteration and gives no more of it. This is its present form: windows of experience from a
 replay that keeps the recurrent state of the time (R2D2, Kapturowski et al. 2019), double Q-learning with n-step targets of
-which the least of two critics is trusted, dueling heads, and a target network that follows slowly and plays.
+which the least of two critics is trusted, dueling heads, a target network that follows slowly and plays while learning goes on, and an
+average over the last tenth of all updates that plays ever after.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ HYPERPARAMETERS = (
     "seed",
 )
 """Arguments of the constructor that are kept with an agent."""
+AVERAGED = 10
+"""The average that plays spans one part in so many of all updates."""
 
 
 class KeyQN(OffPolicyAlgorithm):
@@ -220,6 +223,7 @@ class KeyQN(OffPolicyAlgorithm):
         )
         self.policy = self.policy.to(self.device)
         self.q_net, self.q_net_target = self.policy.q_net, self.policy.q_net_target
+        self.q_net_average = self.policy.q_net_average
         assert isinstance(self.observation_space, spaces.Dict)
         parts = {name: (space.shape, np.float32) for name, space in self.observation_space.spaces.items()}
         self.replay = SegmentReplay(self.buffer_size, self.n_envs, parts, self.q_net.state_shapes)  # type: ignore[arg-type]
@@ -244,7 +248,7 @@ class KeyQN(OffPolicyAlgorithm):
         assert isinstance(self._last_obs, dict)
         self._state_before = self._state
         self._stepping = True
-        values, self._state = self.policy.q_values(self._last_obs, self._state, self._first)
+        values, self._state = self.policy.q_values(self._last_obs, self._state, self._first, self.q_net_target)
         actions = values.argmax(dim=1).cpu().numpy()
         warming = self.num_timesteps < learning_starts
         explore = self.generator.random(n_envs) < (1.0 if warming else self.policy.exploration_rate)
@@ -301,6 +305,7 @@ class KeyQN(OffPolicyAlgorithm):
             self.policy.optimizer.step()
             polyak_update(self.q_net.parameters(), self.q_net_target.parameters(), self.tau)
             self._n_updates += 1
+            polyak_update(self.q_net.parameters(), self.q_net_average.parameters(), self._averaging_rate())
             losses.append(loss.detach())
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         self.logger.record("train/loss", float(torch.stack(losses).mean()))
@@ -358,6 +363,10 @@ class KeyQN(OffPolicyAlgorithm):
         away = (1 - self.initial_gamma) * ((1 - self.gamma) / (1 - self.initial_gamma)) ** share
         return round(n_step), 1 - away
 
+    def _averaging_rate(self) -> float:
+        """Of the average that plays after learning: at every update it spans the last tenth of those since the last reset."""
+        return AVERAGED / (self._n_updates - self.last_reset + AVERAGED)
+
     def _reset_network(self) -> None:
         """Half of the way back to new parameters below the head, all of it in the head (Schwarzer et al. 2023)."""
         net, config = self.q_net, self.policy.network
@@ -366,7 +375,8 @@ class KeyQN(OffPolicyAlgorithm):
             for (name, parameter), fresh in zip(net.named_parameters(), new.parameters(), strict=True):
                 keep = 0.0 if name.startswith(("value.", "advantage.")) else 0.5
                 parameter.lerp_(fresh, 1 - keep)
-        self.q_net_target.load_state_dict(net.state_dict())
+        for follower in (self.q_net_target, self.q_net_average):
+            follower.load_state_dict(net.state_dict())
         self.policy.optimizer.state.clear()
         self.last_reset = self._n_updates
 
@@ -429,7 +439,7 @@ class KeyQN(OffPolicyAlgorithm):
         if isinstance(path, io.IOBase):
             raise UsageError("KeyQN saves to a path, not to an open file")
         left_out = ({"replay"} | set(exclude or ())) - set(include or ())
-        tensors = {"q_net": self.q_net.state_dict(), "q_net_target": self.q_net_target.state_dict()}
+        tensors = {name: getattr(self, name).state_dict() for name in ("q_net", "q_net_target", "q_net_average")}
         if "replay" not in left_out:
             tensors["replay"] = {name: torch.as_tensor(value) for name, value in self.replay.state_dict().items()}
         optimizer = self.policy.optimizer.state_dict()
@@ -531,6 +541,8 @@ class KeyQN(OffPolicyAlgorithm):
                 )
         agent.q_net.load_state_dict(tensors["q_net"])
         agent.q_net_target.load_state_dict(tensors["q_net_target"])
+        # Agents from before there was an average played with the target network.
+        agent.q_net_average.load_state_dict(tensors.get("q_net_average", tensors["q_net_target"]))
         agent.policy.optimizer.load_state_dict(optimizer)
         if "replay" in tensors and agent.n_envs == progress["num_envs"]:
             agent.replay.load_state_dict({name: value.numpy() for name, value in tensors["replay"].items()})
