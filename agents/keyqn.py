@@ -2,8 +2,8 @@
 
 The paper names neural fitted Q-iteration and gives no more of it. This is its present form: windows of experience from a
 replay that keeps the recurrent state of the time (R2D2, Kapturowski et al. 2019), double Q-learning with n-step targets of
-which the least of two critics is trusted, dueling heads, a target network that follows slowly and plays while learning goes on, and an
-average over the last tenth of all updates that plays ever after.
+which the least of two critics is trusted, dueling heads, a target network that follows slowly and plays while it is learned
+from, and an average over the last tenth of all updates that plays afterwards.
 """
 
 from __future__ import annotations
@@ -364,7 +364,7 @@ class KeyQN(OffPolicyAlgorithm):
         return round(n_step), 1 - away
 
     def _averaging_rate(self) -> float:
-        """Of the average that plays after learning: at every update it spans the last tenth of those since the last reset."""
+        """Of the average that plays afterwards: at every update it spans the last tenth of those since the last reset."""
         return AVERAGED / (self._n_updates - self.last_reset + AVERAGED)
 
     def _reset_network(self) -> None:

@@ -33,6 +33,7 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
+from kpagent.agents.agent_file import load_agent, save_agent
 from kpagent.agents.keyqn import KeyQN
 from kpagent.agents.q_network import NetworkConfig
 from kpagent.collect.replay import Segments
@@ -83,7 +84,8 @@ def values_along(agent: KeyQN, *seen: dict[str, np.ndarray]) -> list[list[float]
 
 
 def parameters(agent: KeyQN) -> torch.Tensor:
-    return torch.cat([part.flatten() for net in (agent.q_net, agent.q_net_target) for part in net.state_dict().values()])
+    networks = (agent.q_net, agent.q_net_target, agent.q_net_average)
+    return torch.cat([part.flatten() for net in networks for part in net.state_dict().values()])
 
 
 def rows_of(agent: KeyQN) -> list[Segments]:
@@ -432,6 +434,43 @@ def test_a_reset_takes_the_head_anew_and_half_of_the_rest_and_learning_goes_on()
     assert torch.isfinite(parameters(agent)).all()
 
 
+def test_the_average_is_that_of_the_last_tenth_of_the_updates() -> None:
+    agent = agent_of(Walk(), learning_starts=0, train_freq=1)
+    name = "advantage.0.0.weight"
+    passed: list[torch.Tensor] = []
+
+    class Recorder(BaseCallback):
+        def _on_step(self) -> bool:
+            if agent._n_updates > len(passed):
+                passed.append(agent.q_net.state_dict()[name].clone())
+            return True
+
+    agent.learn(301, Recorder())
+    passed = passed[: agent._n_updates]
+    if len(passed) < agent._n_updates:
+        passed.append(agent.q_net.state_dict()[name].clone())
+    # The weight of each network passed, by the definition: one part in n + 10 at the n-th update, of the rest what is left.
+    count = len(passed)
+    shares = np.array([10 / (n + 10) for n in range(1, count + 1)])
+    weights = np.array([shares[n] * np.prod(1 - shares[n + 1 :]) for n in range(count)])
+    wanted = sum(float(weight) * network for weight, network in zip(weights, passed, strict=True))
+    np.testing.assert_allclose(agent.q_net_average.state_dict()[name], wanted, atol=1e-5)
+    # Half of it lies in the last tenth, or nearly.
+    assert weights[-count // 10 :].sum() > 0.6
+    assert not torch.equal(agent.q_net_average.state_dict()[name], agent.q_net_target.state_dict()[name])
+
+
+def test_the_target_network_plays_in_training_and_the_average_afterwards() -> None:
+    agent = agent_of(Walk(), exploration_initial_eps=0.0, exploration_final_eps=0.0, learning_starts=0, gradient_steps=0)
+    seen, _ = Walk().reset(seed=0)
+    with torch.no_grad():
+        for network, action in ((agent.q_net_target, 0), (agent.q_net_average, 1)):
+            network.advantage[0][-1].bias.copy_(torch.eye(agent.q_net.num_actions)[action] * 100)
+    assert agent.predict(seen, deterministic=True)[0] == 1
+    agent.learn(10)
+    assert all((rows.action == 0).all() for rows in rows_of(agent))
+
+
 def test_jitter_and_half_precision_learn_too() -> None:
     agent = agent_of(copies(SeenReward, 2), jitter=0.02, precision="bf16").learn(300)
     assert [values_along(agent, SeenReward().seen(x))[0][0] for x in (-0.5, 0.5)] == [
@@ -584,6 +623,17 @@ def test_a_loaded_agent_plays_as_the_one_that_was_saved(tmp_path: Path) -> None:
             for part, kept in zip(state, other, strict=True):
                 np.testing.assert_array_equal(part, kept)
             seen = game.step(action)[0]
+
+
+def test_an_agent_from_before_there_was_an_average_plays_with_its_target_network(tmp_path: Path) -> None:
+    agent = agent_of(Walk()).learn(60)
+    agent.save(tmp_path / "agent")
+    about, tensors, optimizer = load_agent(tmp_path / "agent.safetensors", "KeyQN")
+    del tensors["q_net_average"]
+    save_agent(tmp_path / "old.safetensors", about, tensors, optimizer)
+    old = KeyQN.load(tmp_path / "old.safetensors", device="cpu")
+    for name, part in agent.q_net_target.state_dict().items():
+        assert torch.equal(old.q_net_average.state_dict()[name], part)
 
 
 @pytest.mark.parametrize("settings", [{}, {"exploration_final_eps": 0.5, "exploration_initial_eps": 0.5}], ids=["", "half"])
