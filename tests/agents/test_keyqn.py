@@ -465,7 +465,7 @@ def test_the_target_network_plays_in_training_and_the_average_afterwards() -> No
     seen, _ = Walk().reset(seed=0)
     with torch.no_grad():
         for network, action in ((agent.q_net_target, 0), (agent.q_net_average, 1)):
-            network.advantage[0][-1].bias.copy_(torch.eye(agent.q_net.num_actions)[action] * 100)
+            network.state_dict()["advantage.0.3.bias"].copy_(torch.eye(agent.q_net.num_actions)[action] * 100)
     assert agent.predict(seen, deterministic=True)[0] == 1
     agent.learn(10)
     assert all((rows.action == 0).all() for rows in rows_of(agent))
