@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kpagent.collect.sequences import FrameSequence, Provenance
+from kpagent.collect.sequence_making import FrameSequence, Provenance
 from kpagent.errors import UsageError
 
 NAMES = ("player_1", "player_2", "player_3", "player_4", "player_5", "ball")
@@ -96,7 +96,7 @@ class BasketballConfig:
 
 
 class Basketball:
-    """Sequences of the game, for `kpagent.collect.sequences.write_sequences`: frames, and the truth of players and ball.
+    """Sequences of the game, for `sequence_making.write_sequences`: frames, and the truth of players and ball.
 
     Args:
         count: sequences. A test set has another seed.

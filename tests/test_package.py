@@ -115,7 +115,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     source = {path for path in (ROOT / "kpagent").rglob("*.py") if "__pycache__" not in path.parts}
     for folder in LINKED:
         source |= {ROOT / "kpagent" / folder / path.relative_to(ROOT / folder) for path in (ROOT / folder).rglob("*.py")}
-    source |= {*(ROOT / "kpagent/weights").rglob("*.safetensors"), ROOT / "kpagent/py.typed"}
+    source |= {*(ROOT / "kpagent/weights").rglob("*.safetensors"), *(ROOT / "kpagent/dynamics").glob("*.html")}
+    source |= {ROOT / "kpagent/py.typed"}
     carried = {name for name in names if name.startswith("kpagent/")}
     assert carried == {path.relative_to(ROOT).as_posix() for path in source}
 

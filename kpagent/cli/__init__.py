@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 from kpagent.cli.bench import Bench
+from kpagent.cli.dynamics import Dynamics
 from kpagent.cli.explore import Explore
 from kpagent.cli.play import Play
 from kpagent.cli.pretrain import Pretrain
@@ -29,6 +30,7 @@ Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Play, tyro.conf.subcommand("play")]
     | Annotated[Explore, tyro.conf.subcommand("explore")]
+    | Annotated[Dynamics, tyro.conf.subcommand("dynamics")]
     | Annotated[Zoo, tyro.conf.subcommand("zoo")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
 )

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from kpagent.collect.sequences import FrameSequence, Provenance
+from kpagent.collect.sequence_making import FrameSequence, Provenance
 from kpagent.errors import UsageError
 from kpagent.frames import resize
 

@@ -22,7 +22,7 @@ import cv2
 import h5py
 import numpy as np
 
-from kpagent.collect.sequences import FrameSequence, Provenance
+from kpagent.collect.sequence_making import FrameSequence, Provenance
 from kpagent.collect.videos import read_video
 from kpagent.errors import UsageError
 from kpagent.frames import resize

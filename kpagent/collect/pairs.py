@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
-import io
 import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -19,6 +18,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from kpagent.collect.diversity import SEARCH_BYTES, PairBuffer, buffer_bytes
+from kpagent.collect.guarded_file import GuardedFile
 from kpagent.collect.trajectories import PairBatch, PairSampler
 from kpagent.errors import UsageError
 from kpagent.files import replace_file
@@ -209,7 +209,7 @@ class FramePairs:
 
     def _write(self, path: Path) -> None:
         with path.open("w+b", buffering=0) as raw:
-            guarded = _Guarded(raw)
+            guarded = GuardedFile(raw)
             with h5py.File(guarded, "w", userblock_size=_USER_BLOCK) as file:
                 file.attrs["header"] = json.dumps({"format": FORMAT, "info": dict(self.info)})
                 chunk = (min(len(self), 16), *self.source.shape[1:])
@@ -318,38 +318,6 @@ def _play(sampler: PairSampler, config: PairsConfig) -> Iterator[tuple[PairBatch
         yield batch, spent
     while len(batch := sampler.sample(config.candidates, 0)[0]):
         yield batch, 0
-
-
-class _Guarded(io.RawIOBase):
-    """A file that keeps its first error to itself: HDF5, told of a full disk, later crashes the process as it ends."""
-
-    def __init__(self, raw: io.FileIO) -> None:
-        super().__init__()
-        self.error: OSError | None = None
-        self._raw = raw
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        try:
-            written = 0
-            while self.error is None and written < len(view):
-                written += self._raw.write(view[written:])
-        except OSError as error:
-            self.error = error
-        return len(view)
-
-    def truncate(self, size: int | None = None) -> int:
-        try:
-            return self._raw.truncate(size)
-        except OSError as error:
-            self.error = self.error or error
-        return 0
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._raw.seek(offset, whence)
-
-    def readinto(self, buffer: Any) -> int | None:
-        return self._raw.readinto(buffer)
 
 
 def _user_block(path: Path) -> bytes:

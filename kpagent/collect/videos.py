@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kpagent.collect.sequences import FrameSequence, Provenance
+from kpagent.collect.sequence_making import FrameSequence, Provenance
 from kpagent.errors import UsageError
 
 SUFFIXES = (".mp4", ".avi", ".mov", ".webm", ".gif")

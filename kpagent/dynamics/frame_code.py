@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kpagent.dynamics.configuration import CodeConfig
 from kpagent.dynamics.networks import SLOPE, FramePainter, FrameReader, squared_kernels
 from kpagent.dynamics.objectives import separation_loss, sparsity_loss
+from kpagent.errors import UsageError
 from kpagent.frames import to_images
 from kpagent.keypoints import joint_expectation, map_expectation, mean_intensity, scaled_gaussian_maps
 
@@ -70,6 +71,9 @@ class FrameCode(nn.Module, ABC):
 
         Returns:
             The loss, and `image`, `separation` and the like, weighted, and `l2`, the mean squared error of a pixel.
+
+        Raises:
+            UsageError: true positions of more points than there are keypoints.
         """
         loss, metrics, _ = self.loss_and_codes(batch)
         return loss, metrics
@@ -98,6 +102,10 @@ class FrameCode(nn.Module, ABC):
     def _misplaced(self, codes: Tensor, truth: Any) -> Tensor:
         """Mean over frames of the summed squared distances of the first codes from true positions, where those are known."""
         places = torch.as_tensor(truth, dtype=torch.float32, device=codes.device)
+        if places.shape[2] > self.config.num_keypoints:
+            raise UsageError(
+                f"supervision by {places.shape[2]} points needs as many keypoints; got {self.config.num_keypoints}"
+            )
         named = codes.unflatten(-1, (-1, 3))[..., : places.shape[2], :2]
         known = ~places.isnan()
         away = torch.where(known, named - places.nan_to_num(), 0).square()

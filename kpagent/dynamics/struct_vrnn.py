@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ class StructVRNN(nn.Module):
         """Codes (B, T, 3K) of sequences of frames (B, T, H, W, 3) uint8: for keypoints, a triplet (x, y, μ) of each."""
         images = self.code.to_images(frames)
         parts = images.flatten(0, 1).split(CHUNK)
-        return torch.cat([self.code.read(part) for part in parts]).unflatten(0, images.shape[:2])
+        with _evaluating(self.code):
+            return torch.cat([self.code.read(part) for part in parts]).unflatten(0, images.shape[:2])
 
     def observe(self, frames: Any, actions: Any = None, *, seed: int | None = None) -> tuple[Belief, Tensor]:
         """Take in sequences of frames, or of codes.
@@ -129,9 +131,10 @@ class StructVRNN(nn.Module):
             (B, T, S, S, 3) uint8.
         """
         first = self.code.to_images(first_frames[:, None])[:, 0]
-        first_codes = self.code.read(first)
         length = max(1, CHUNK // len(first))
-        painted = [self.code.paint(first, first_codes, part) for part in codes.to(self.device).split(length, dim=1)]
+        with _evaluating(self.code):
+            first_codes = self.code.read(first)
+            painted = [self.code.paint(first, first_codes, part) for part in codes.to(self.device).split(length, dim=1)]
         pixels = torch.cat(painted, dim=1).clamp(0, 1).mul(255).round().to(torch.uint8)
         return pixels.permute(0, 1, 3, 4, 2).cpu().numpy()
 
@@ -157,18 +160,19 @@ class StructVRNN(nn.Module):
         if header.get("format") != FORMAT:
             raise UsageError(f"{path} has format {header.get('format')!r}; this kpagent reads format {FORMAT}")
         try:
-            model = cls(StructVRNNConfig.from_dict(header["config"]), header.get("provenance"))
+            # Without memory, which a configuration that does not fit could ask too much of.
+            with torch.device("meta"):
+                model = cls(StructVRNNConfig.from_dict(header["config"]), header.get("provenance"))
         except (TypeError, KeyError, ValueError) as error:
             raise UsageError(f"{path} has no valid configuration: {error}") from error
-        wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-        found = {name: tuple(value.shape) for name, value in tensors.items()}
+        wanted, found = _forms(model.state_dict()), _forms(tensors)
         if wanted != found:
             name = sorted(wanted.items() ^ found.items())[0][0]
             raise UsageError(f"{path} does not fit its configuration: {name} is {found.get(name)}, not {wanted.get(name)}")
         if not all(bool(value.isfinite().all()) for value in tensors.values()):
             raise UsageError(f"{path} holds weights that are not finite numbers")
-        model.load_state_dict(tensors)
-        return model.to(device).eval()
+        model.load_state_dict(tensors, assign=True)
+        return model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def _require_keypoints(self) -> None:
         if self.config.code.kind != "keypoints":
@@ -181,6 +185,21 @@ def to_keypoints(codes: Tensor) -> Keypoints:
     scale = triplets[..., 2].clamp_min(0)
     presence = scale / scale.amax(dim=-1, keepdim=True).clamp_min(1e-12)
     return Keypoints(triplets[..., :2], presence, triplets[..., :0])
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Normalisation by what was learned, in a training too, where a batch would else change what comes of a frame."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
+
+
+def _forms(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    return {name: f"{tuple(value.shape)} {value.dtype}" for name, value in tensors.items()}
 
 
 def _tensor(values: Any, device: torch.device) -> Any:

@@ -23,7 +23,7 @@ class Belief:
 
     Attributes:
         hidden: (..., units), h before the frame.
-        code: (..., D), x̂ of the frame, decoded.
+        code: (..., D), x̂ of the frame, decoded; x itself in a deterministic model.
         latent: (..., Z), z of the frame; Z is 0 in a deterministic model.
     """
 
@@ -75,7 +75,8 @@ class VRNN(nn.Module):
         Raises:
             ValueError: the sequences are not of T + ΔT frames.
         """
-        config, codes = self.config, torch.as_tensor(batch["codes"]).float()
+        config = self.config
+        codes = torch.as_tensor(batch["codes"], dtype=torch.float32, device=self.gru.weight_ih.device)
         count, length = codes.shape[:2]
         if length != config.observed + config.predicted:
             raise ValueError(f"codes must be of {config.observed} + {config.predicted} frames, not {length}")
@@ -252,7 +253,7 @@ def _gaussian(inputs: int, units: int, latent: int) -> nn.Sequential:
 
 def _split(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of what a network of `_gaussian` gives."""
-    mean, raw = values.chunk(2, dim=-1)
+    mean, raw = values.float().chunk(2, dim=-1)
     return mean, F.softplus(raw) + SMALLEST_STD
 
 

@@ -13,7 +13,8 @@ from gymnasium import spaces
 
 from kpagent.collect import env_sequences
 from kpagent.collect.env_sequences import Play, PlayConfig
-from kpagent.collect.sequences import Sequences, write_sequences
+from kpagent.collect.sequence_making import write_sequences
+from kpagent.collect.sequences import Sequences
 from kpagent.errors import UsageError
 from kpagent.frames import resize
 

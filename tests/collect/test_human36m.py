@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from kpagent.collect.human36m import EVALUATION_SUBJECTS, POINTS, TRAINING_SUBJECTS, Human36M, Human36MConfig
-from kpagent.collect.sequences import Sequences, write_sequences
+from kpagent.collect.sequence_making import write_sequences
+from kpagent.collect.sequences import Sequences
 from kpagent.drawing import write_video
 from kpagent.errors import UsageError
 

@@ -18,14 +18,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kpagent.collect.sequences import (
-    FORMAT,
-    FrameSequence,
-    Provenance,
-    Sequences,
-    SequencesProgress,
-    write_sequences,
-)
+from kpagent.collect.sequence_file import FORMAT
+from kpagent.collect.sequence_making import FrameSequence, Provenance, SequencesProgress, write_sequences
+from kpagent.collect.sequences import Sequences
 from kpagent.errors import UsageError
 
 NAMES = ("left", "right")
@@ -128,6 +123,25 @@ def test_ordered_windows_cover_each_sequence_once(path: Path) -> None:
     pieces = [sequences.ordered(4, 3, first=first)["rewards"] for first in range(0, len(expected), 3)]
     np.testing.assert_array_equal(np.concatenate(pieces), batch["rewards"])
     assert len(sequences.ordered(4, 5, first=1000)["frames"]) == 0
+
+
+def test_a_stretch_is_of_one_sequence_and_ends_with_it(path: Path) -> None:
+    for memory in (0, 10**9):
+        sequences = Sequences(path, memory=memory).split(0.3)[0]
+        for number, length in enumerate(sequences.lengths.tolist()):
+            for start, stop in ((0, length), (1, 3), (2, 1000)):
+                found = sequences.stretch(number, start, stop)
+                source = made(int(found["actions"][0, 1]))
+                assert len(source.frames) == length
+                for name in ("frames", "actions", "rewards", "truth"):
+                    np.testing.assert_array_equal(found[name], getattr(source, name)[start:stop])
+                assert found["labels"] == source.label
+        for number in (-1, 7):
+            with pytest.raises(UsageError, match=rf"has sequences 0 to 6, not {number}$"):
+                sequences.stretch(number, 0, 1)
+        for start, stop in ((-1, 2), (2, 2), (100, 101)):
+            with pytest.raises(UsageError, match=rf"frames, none from {start} to {stop}$"):
+                sequences.stretch(0, start, stop)
 
 
 def test_a_split_is_of_whole_sequences_and_always_the_same(path: Path) -> None:
@@ -240,7 +254,7 @@ KILLED = """
 import sys, time
 sys.path.insert(0, sys.argv[2])
 from test_sequences import Made
-from kpagent.collect.sequences import write_sequences
+from kpagent.collect.sequence_making import write_sequences
 class Slow(Made):
     def make(self, start, stop):
         for sequence in super().make(start, stop):
@@ -462,7 +476,7 @@ FULL_DISK = """
 import resource, signal, sys
 sys.path.insert(0, sys.argv[2])
 from test_sequences import Made
-from kpagent.collect.sequences import write_sequences
+from kpagent.collect.sequence_making import write_sequences
 from kpagent.errors import UsageError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 for limit in map(int, sys.argv[3:]):

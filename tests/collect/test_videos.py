@@ -7,7 +7,8 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from kpagent.collect.sequences import Sequences, write_sequences
+from kpagent.collect.sequence_making import write_sequences
+from kpagent.collect.sequences import Sequences
 from kpagent.collect.videos import SUFFIXES, VideoFolder, VideosConfig, read_video
 from kpagent.drawing import write_video
 from kpagent.errors import UsageError

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kpagent.collect.sequences import Sequences, write_sequences
+from kpagent.collect.sequence_making import write_sequences
+from kpagent.collect.sequences import Sequences
 from kpagent.envs.basketball import COLORS, COURT_COLOR, NAMES, Basketball, BasketballConfig, draw, simulate
 from kpagent.errors import UsageError
 

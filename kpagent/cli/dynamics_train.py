@@ -1,0 +1,231 @@
+"""`kpagent dynamics train`: learn keypoints and their futures from video."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from kpagent.cli.terminal import console, progress_bar, stop_on_interrupt
+from kpagent.dynamics.methods import Method
+from kpagent.errors import UsageError
+
+if TYPE_CHECKING:
+    from kpagent.collect.sequence_making import SequenceSource, SequencesProgress
+    from kpagent.collect.sequences import Sequences
+    from kpagent.dynamics.configuration import StructVRNNConfig
+    from kpagent.dynamics.learning import LearningConfig, Report
+
+SEQUENCES = 5_000
+"""Of basketball, 50 frames each: 3 GB on the way, some 60 MB on disk."""
+STRETCHES = 100
+"""Of 1,000 actions each, of an environment."""
+
+_DOING = {
+    "joint": "learning",
+    "code": "learning the code",
+    "encoding": "encoding frames",
+    "dynamics": "learning the dynamics",
+}
+
+
+@dataclass(frozen=True)
+class DynamicsTrain:
+    """Learn keypoints and their futures from video, without labels or rewards."""
+
+    data: str
+    """basketball, a file of sequences (.h5), a folder of videos, or a Gymnasium id, which is played at random."""
+    out: Path
+    """Folder of the run: models, checkpoints, TensorBoard logs, and sequences.h5 where DATA is no such file."""
+    preset: Literal["fast", "basketball", "human36m", "dmcs"] = "fast"
+    """fast learns on a CPU in two stages; the others are Table S1's, learned at once as the paper does, for a GPU."""
+    method: Method = "struct_vrnn"
+    """The full model, or what the paper compares it with."""
+    keypoints: int | None = None
+    """K; the preset's, if not given. Take more than there are moving things."""
+    code: Literal["keypoints", "vector"] | None = None
+    """What a frame is coded by; keypoints, or the method's, if not given."""
+    stochastic: bool = True
+    """Without, one future is foretold."""
+    samples: int | None = None
+    """Samples at each step, of which the best is learned from; the preset's or the method's, if not given."""
+    separation: float | None = None
+    """Weight of the separation loss; the preset's or the method's, if not given."""
+    sparsity: float | None = None
+    """Weight of the sparsity loss; the preset's or the method's, if not given."""
+    supervision: float | None = None
+    """Weight of the squared distance from true positions; the method's, which is mostly 0, if not given."""
+    actions: bool = False
+    """Let the future depend on actions, which DATA must have."""
+    sequences: int | None = None
+    """Sequences of basketball to make (5000), or stretches of 1,000 actions to play (100)."""
+    steps: int | None = None
+    """Optimiser steps of the dynamics, or of all at once; the preset's, if not given."""
+    code_steps: int | None = None
+    """Optimiser steps of the code, where it is learned first; the preset's, if not given."""
+    evaluate_every: int | None = None
+    """Steps between two looks at held-out sequences; the preset's, if not given."""
+    seed: int = 0
+    """Of the sequences, the parameters and the batches."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    resume: bool = False
+    """Take up the run in OUT where it was interrupted or killed."""
+
+    def run(self) -> int:
+        """Make (or open) sequences, train, and say what was written."""
+        import torch
+
+        from kpagent.dynamics.learning import BEST, MODEL, holds_run, learn
+        from kpagent.dynamics.struct_vrnn import StructVRNN
+        from kpagent.training import pick_device
+
+        learning, config = self._learning(), self._config()
+        device = pick_device(self.device)
+        if holds_run(self.out) and not self.resume:
+            raise UsageError(f"{self.out} holds a run already; add --resume to take it up, or choose another --out")
+        sequences = self._sequences(config)
+        if self.actions:
+            if not sequences.action_dim:
+                raise UsageError(f"{sequences.path} has no actions; leave out --actions")
+            config = replace(config, dynamics=replace(config.dynamics, actions=sequences.action_dim))
+        torch.manual_seed(self.seed)
+        model = StructVRNN(config).to(device)
+        about = {"trained_on": self.data, "method": self.method, "preset": self.preset}
+        run = learn(model, sequences, learning, self.out, provenance=about, resume=self.resume)
+        with progress_bar() as bar, stop_on_interrupt() as stopped, contextlib.closing(run):  # type: ignore[type-var]
+            tasks: dict[str, Any] = {}
+            for report in run:
+                if report.stage not in tasks:
+                    tasks = {report.stage: bar.add_task(_DOING[report.stage], total=report.steps)}
+                bar.update(tasks[report.stage], completed=report.step)
+                if report.evaluation is not None:
+                    bar.console.print(_line(report))
+                if stopped:
+                    break
+        if stopped:
+            raise KeyboardInterrupt(f"the run in {self.out} is kept; go on with --resume")
+        console.print(
+            f"wrote {self.out / MODEL}, {self.out / BEST}"
+            f" (kpagent dynamics rollout --weights ... --data {sequences.path} shows them) and logs"
+        )
+        return 0
+
+    def _learning(self) -> LearningConfig:
+        from kpagent.dynamics.learning import LearningConfig
+
+        config = LearningConfig.fast() if self.preset == "fast" else LearningConfig.paper()
+        code, dynamics = replace(config.code, seed=self.seed), replace(config.dynamics, seed=self.seed)
+        if self.code_steps is not None:
+            if config.joint:
+                raise UsageError(f"--code-steps is for --preset fast: {self.preset} learns all at once, in --steps")
+            code = replace(code, steps=self.code_steps)
+        if self.steps is not None and config.joint:
+            code = replace(code, steps=self.steps)
+        elif self.steps is not None:
+            dynamics = replace(dynamics, steps=self.steps)
+        every = config.evaluate_every if self.evaluate_every is None else self.evaluate_every
+        return replace(config, code=code, dynamics=dynamics, evaluate_every=every)
+
+    def _config(self) -> StructVRNNConfig:
+        """The model; of actions, only the sequences know how many numbers they have."""
+        from kpagent.dynamics.configuration import StructVRNNConfig
+        from kpagent.dynamics.methods import method_config
+
+        base = getattr(StructVRNNConfig, self.preset)()
+        if self.keypoints is not None:
+            base = replace(base, code=replace(base.code, num_keypoints=self.keypoints))
+        config = method_config(self.method, base)
+        weights = {"separation": self.separation, "sparsity": self.sparsity, "supervision": self.supervision}
+        given: dict[str, Any] = {"kind": self.code, **weights}
+        code = replace(config.code, **{name: value for name, value in given.items() if value is not None})
+        dynamics = config.dynamics
+        if not self.stochastic:
+            dynamics = replace(dynamics, stochastic=False)
+        if self.samples is not None:
+            dynamics = replace(dynamics, samples=self.samples)
+        return StructVRNNConfig(code, dynamics)
+
+    def _sequences(self, config: StructVRNNConfig) -> Sequences:
+        """The sequences in DATA, or in OUT/sequences.h5, where they are made first."""
+        from kpagent.collect.sequence_making import write_sequences
+        from kpagent.collect.sequences import Sequences
+        from kpagent.drawing import require_writable
+
+        if Path(self.data).suffix == ".h5":
+            self._refuse_count("are what the file holds")
+            sequences = Sequences(self.data)
+            console.print(f"read {len(sequences)} sequences, {sequences.num_frames} frames, from {self.data}")
+            return sequences
+        opened = contextlib.ExitStack()
+        source = self._source(config, opened)
+        path = require_writable(self.out / "sequences.h5", ".h5")
+        before = path.exists()
+        with opened, progress_bar() as bar:
+            task = bar.add_task("making sequences", total=source.count)
+
+            def listen(progress: SequencesProgress) -> None:
+                bar.update(task, completed=progress.done)
+                if progress.joined:
+                    joined = round(progress.joined * progress.count)
+                    bar.update(task, description="joining sequences", completed=joined)
+
+            try:
+                # Sequences are a function of their settings, which are compared: those of a killed making are good.
+                write_sequences(path, source, block=64, resume=True, listen=listen)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"what was made in {self.out} is kept; go on with --resume") from None
+        sequences = Sequences(path)
+        done = "read" if before else "wrote"
+        console.print(f"{done} {len(sequences)} sequences of {self.data}, {sequences.num_frames} frames: {path}")
+        return sequences
+
+    def _source(self, config: StructVRNNConfig, opened: contextlib.ExitStack) -> SequenceSource:
+        """What makes the sequences, as long and as large as the model needs them; refuses what they will lack."""
+        from kpagent.collect.env_sequences import Play, PlayConfig
+        from kpagent.collect.videos import VideoFolder, VideosConfig
+        from kpagent.dynamics.learning import require_data
+        from kpagent.envs.basketball import Basketball, BasketballConfig
+        from kpagent.envs.making import make_env
+
+        length, size = config.dynamics.observed + config.dynamics.predicted, config.code.image_size
+        source: SequenceSource
+        if self.data == "basketball":
+            source = Basketball(_given(self.sequences, SEQUENCES), self.seed, BasketballConfig(image_size=size))
+        elif Path(self.data).is_dir():
+            self._refuse_count("are as many as there are videos in the folder")
+            source = VideoFolder(self.data, VideosConfig(size, shortest=length))
+        else:
+            try:
+                env = make_env(self.data, render_mode="rgb_array")
+            except UsageError as error:
+                raise UsageError(f"no .h5 file, no folder and no environment to take data from: {error}") from error
+            opened.callback(env.close)
+            units = _given(self.sequences, STRETCHES)
+            require_data(config, self.data, points=0, actions=0)
+            return Play(env, PlayConfig(units, size=size, shortest=length, seed=self.seed), name=self.data)
+        require_data(config, self.data, points=len(source.provenance.truth_names), actions=0)
+        if self.actions:
+            raise UsageError(f"{self.data} has no actions; leave out --actions")
+        return source
+
+    def _refuse_count(self, why: str) -> None:
+        if self.sequences is not None:
+            raise UsageError(f"--sequences is for basketball and environments: here they {why}")
+
+
+def _given(value: int | None, default: int) -> int:
+    return default if value is None else value
+
+
+def _line(report: Report) -> str:
+    seen = report.evaluation
+    assert seen is not None
+    line = f"{_DOING[report.stage]}, step {report.step}: held-out loss {seen.loss:.4f}"
+    if report.stage != "dynamics":
+        line += f", squared error {seen.copy_share:.3f} of copying the first frame"
+    if seen.future is not None:
+        errors, constant = seen.future.errors, seen.future.constant_errors
+        line += f", code error {errors[-1]:.4f} at step {len(errors)} ahead (constant {constant[-1]:.4f})"
+    return line
