@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kpagent.agents.keypoint_options import KeypointOptions
     from kpagent.agents.keyqn import KeyQN
+    from kpagent.dynamics.struct_vrnn import StructVRNN
     from kpagent.envs import KeypointObservation, KeypointVectorObservation
     from kpagent.errors import UsageError
     from kpagent.keypoints import Keypoints
@@ -25,6 +26,7 @@ __all__ = [
     "KeypointOptions",
     "KeypointVectorObservation",
     "Keypoints",
+    "StructVRNN",
     "Transporter",
     "TransporterConfig",
     "UsageError",
@@ -37,6 +39,7 @@ _HOMES = {
     "KeypointOptions": "kpagent.agents.keypoint_options",
     "KeypointVectorObservation": "kpagent.envs",
     "Keypoints": "kpagent.keypoints",
+    "StructVRNN": "kpagent.dynamics.struct_vrnn",
     "Transporter": "kpagent.perception.transporter",
     "TransporterConfig": "kpagent.perception.transporter",
     "UsageError": "kpagent.errors",
