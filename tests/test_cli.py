@@ -139,10 +139,10 @@ PLAY = ("play", "--agent", "agent.safetensors", "--device", "cpu")
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 
 MISTAKES = [
-    ([], "Missing subcommand: Expected one of {pretrain, watch, train, play, explore, zoo, bench}."),
+    ([], "Missing subcommand: Expected one of {pretrain, watch, train, play, explore, dynamics, zoo, bench}."),
     (
         ["pretrian"],
-        "Unrecognized options: pretrian; Available subcommands: pretrain, watch, train, play, explore, zoo, bench",
+        "Unrecognized options: pretrian; Available subcommands: pretrain, watch, train, play, explore, dynamics, zoo, bench",
     ),
     (["zoo", "--bogus"], "Unrecognized options: --bogus"),
     (["pretrain", *PONG], "Missing from kpagent pretrain: --out"),
