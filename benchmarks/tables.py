@@ -93,11 +93,14 @@ def render_atari100k(result: dict[str, Any]) -> str:
     for method in (method for method in LABELS if any(name.split("/")[1] == method for name in figures)):
         scores = {game: figures.get(f"{game}/{method}/return") for game in GAMES}
         cells = [_with_range(figure) if figure else "" for figure in scores.values()]
-        seeds = sorted({len(figure["per_seed"]) for figure in scores.values() if figure})
+        counts = [len(figure["per_seed"]) for figure in scores.values() if figure]
+        fewest, most = min(counts), max(counts)
+        seeds = str(most) if fewest == most else f"{fewest} to {most}"
         # Not the time on the clock: most runs had others beside them.
         seconds = [figures[f"{game}/{method}/cpu_s"]["value"] for game, figure in scores.items() if figure]
-        spent = f"{sum(seconds) / len(seconds) / 60:.0f} min of one core, measured here"
-        rows.append(f"| **{LABELS[method]}** | {' | '.join(cells)} | {' to '.join(map(str, seeds))} | {spent} |")
+        minutes = f"{sum(seconds) / len(seconds) / 60:.0f} min of one core, "
+        spent = f"{minutes if method != 'random' else ''}measured here"
+        rows.append(f"| **{LABELS[method]}** | {' | '.join(cells)} | {seeds} | {spent} |")
     for published in PUBLISHED.values():
         cells = [_number(published.scores[game]) for game in GAMES]
         rows.append(f"| {published.label}, {published.source} | {' | '.join(cells)} | | {published.cost or ''} |")

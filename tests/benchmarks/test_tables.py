@@ -70,6 +70,21 @@ def test_ablations_have_a_table_of_their_own() -> None:
     assert not any("the move" in row for row in rows)
 
 
+def test_a_row_names_the_fewest_and_the_most_seeds_and_no_time_where_nothing_is_learned() -> None:
+    seeds = {"breakout": [1.0], "frostbite": [1.0, 2.0], "pong": [1.0, 2.0, 3.0]}
+    figures = {
+        f"{game}/{method}/{figure}": {"value": 60.0, "unit": "", "per_seed": values}
+        for game, values in seeds.items()
+        for method in ("keyqn", "random")
+        for figure in ("return", "cpu_s")
+    }
+    measured = {"cores": 2, "processor": "P", "gpu": None}
+    result = {"command": "kpagent bench atari100k", "date": "2026-01-02T03:04:05Z", "machine": measured, "figures": figures}
+    learned, random = render_atari100k(result).splitlines()[2:4]
+    assert learned.endswith("| 1 to 3 | 1 min of one core, measured here |")
+    assert random.endswith("| 1 to 3 | measured here |")
+
+
 def test_a_table_has_the_figures_asked_for_and_no_others(tmp_path: Path) -> None:
     result = {
         "command": "kpagent bench toy",
