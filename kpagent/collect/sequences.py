@@ -148,11 +148,27 @@ class Sequences:
         Raises:
             UsageError: every sequence is shorter than `length`, or the file is damaged.
         """
+        return self._read(*self.draw(batch, length, generator), length)
+
+    def draw(self, batch: int, length: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Where the windows lie that `windows` would read.
+
+        Args:
+            batch: B windows.
+            length: T frames of each.
+            generator: what they are drawn with.
+
+        Returns:
+            (B,) numbers of sequences, and (B,) first frames within them.
+
+        Raises:
+            UsageError: every sequence is shorter than `length`.
+        """
         legal = self._count(length, lambda lengths: np.maximum(lengths - length + 1, 0))
         ends = np.cumsum(legal)
         number = generator.integers(ends[-1], size=batch)
         which = np.searchsorted(ends, number, side="right")
-        return self._read(which, number - (ends - legal)[which], length)
+        return which, number - (ends - legal)[which]
 
     def num_ordered(self, length: int) -> int:
         """Windows that `ordered` has.

@@ -74,11 +74,8 @@ class EncodedSequences:
 
     def windows(self, batch: int, length: int, generator: np.random.Generator) -> dict[str, Tensor]:
         """As `Sequences.windows`: `codes` (B, T, 3K) and, where the model has them, `actions` (B, T, A)."""
-        legal = np.maximum(self.lengths - length + 1, 0)
-        ends = np.cumsum(legal)
-        number = generator.integers(ends[-1], size=batch)
-        which = np.searchsorted(ends, number, side="right")
-        first = self.starts[which] + number - (ends - legal)[which]
+        which, offset = self.sequences.draw(batch, length, generator)
+        first = self.starts[which] + offset
         rows = torch.from_numpy(first[:, None] + np.arange(length)).to(self.codes.device)
         windows = {"codes": self.codes[rows]}
         return windows if self.actions is None else windows | {"actions": self.actions[rows]}

@@ -71,7 +71,9 @@ class StructVRNN(nn.Module):
             batch: as of `FrameCode.loss`, with T + ΔT frames, and of `VRNN.loss` but for its codes.
         """
         loss, metrics, codes = self.code.loss_and_codes(batch)
-        in_time, others = self.dynamics.loss({**batch, "codes": codes})
+        # bfloat16 would round coordinates to an eighth of a pixel of 64.
+        with torch.autocast(self.device.type, enabled=False):
+            in_time, others = self.dynamics.loss({**batch, "codes": codes})
         return loss + in_time, metrics | others
 
     @torch.no_grad()

@@ -69,8 +69,8 @@ class VRNN(nn.Module):
                 the training is done, from 0 to 1; `seed`, of what is drawn.
 
         Returns:
-            The loss, a mean over sequences, and `observed`, `predicted`, `kl` (in nats, unweighted, summed over time) and
-            `loss`'s parts as they enter it.
+            The loss, a mean over sequences, and its parts, summed over time: `observed` and `predicted` as they enter it,
+            `kl` in nats and unweighted.
 
         Raises:
             ValueError: the sequences are not of T + ΔT frames.
@@ -217,7 +217,7 @@ class VRNN(nn.Module):
     # Parts
 
     def _advance(self, hidden: Tensor, code: Tensor, latent: Tensor, action: Tensor | None) -> Tensor:
-        """H after a frame (Eq. 4)."""
+        """The hidden state h after a frame (Eq. 4)."""
         parts = [code, latent] if action is None else [code, latent, action]
         after: Tensor = self.gru(torch.cat(parts, dim=-1), hidden)
         return after
