@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from kpagent.errors import UsageError
 from kpagent.files import load_tensors, save_tensors
 
+Precision = Literal["auto", "bf16", "float32"]
 Batches = Callable[[int], Mapping[str, Any]]
 """The batch of a step, the same whenever it is asked for."""
 
@@ -49,7 +50,7 @@ class TrainingConfig:
     """Steps between two decays."""
     anneal: bool = False
     """Besides, let the learning rate fall to zero along a half cosine over all steps."""
-    precision: Literal["auto", "bf16", "float32"] = "auto"
+    precision: Precision = "auto"
     """bf16 runs convolutions and matrix products in bfloat16, parameters stay float32; auto takes it where it is faster."""
     seed: int = 0
     """Of the parameters and the batches."""

@@ -23,6 +23,7 @@ STRETCHES = 100
 """Of 1,000 actions each, of an environment."""
 
 _DOING = {
+    "start": "looking for what moves",
     "joint": "learning",
     "code": "learning the code",
     "encoding": "encoding frames",
@@ -93,8 +94,12 @@ class DynamicsTrain:
         torch.manual_seed(self.seed)
         model = StructVRNN(config).to(device)
         about = {"trained_on": self.data, "method": self.method, "preset": self.preset}
-        run = learn(model, sequences, learning, self.out, provenance=about, resume=self.resume)
-        with progress_bar() as bar, stop_on_interrupt() as stopped, contextlib.closing(run):  # type: ignore[type-var]
+        with contextlib.ExitStack() as stack:
+            # Before the run is claimed, from when on it is kept.
+            stopped = stack.enter_context(stop_on_interrupt())
+            run = learn(model, sequences, learning, self.out, provenance=about, resume=self.resume)
+            stack.enter_context(contextlib.closing(run))  # type: ignore[type-var]
+            bar = stack.enter_context(progress_bar())
             tasks: dict[str, Any] = {}
             for report in run:
                 if report.stage not in tasks:

@@ -120,9 +120,21 @@ class KeypointCode(FrameCode):
         self.regressor = nn.Conv2d(config.filters[-1], config.num_keypoints, 1)
         self.painter = FramePainter(config, 2 * config.num_keypoints + config.filters[-1])
 
+    def score(self, images: Tensor) -> Tensor:
+        """Maps (N, K, M, M) in float32 of images (N, 3, S, S) in [0, 1], before they become distributions over cells."""
+        maps: Tensor = self.regressor(self.reader(images)).float()
+        return maps
+
+    def log_probabilities(self, maps: Tensor) -> Tensor:
+        """The logarithms of the distributions over cells whose means are the keypoints (Eq. S1, S2): (N, K, M, M)."""
+        if self.config.location == "softmax":
+            return (maps * self.config.sharpness).flatten(2).log_softmax(dim=-1).view(maps.shape)
+        lit = nn.functional.softplus(maps) + 1e-6
+        return lit.log() - lit.sum(dim=(-2, -1), keepdim=True).log()
+
     def read(self, images: Tensor) -> Tensor:
         """As of `FrameCode`; a triplet for each keypoint, one after the other (Eq. S1 to S3)."""
-        maps = self.regressor(self.reader(images)).float()
+        maps = self.score(images)
         if self.config.location == "mean":
             maps = nn.functional.softplus(maps)
             xy, scale = map_expectation(maps), mean_intensity(maps)

@@ -16,16 +16,18 @@ from torch import Tensor, nn
 
 from kpagent.collect.sequences import Sequences
 from kpagent.dynamics.configuration import StructVRNNConfig
+from kpagent.dynamics.frame_code import KeypointCode
 from kpagent.dynamics.learning_batches import CodeBatches, EncodedSequences, FrameBatches
 from kpagent.dynamics.learning_evaluation import Evaluation, HeldOut, ImageFigures
 from kpagent.dynamics.learning_log import LearningLog
+from kpagent.dynamics.motion_start import MotionStart, MotionStartConfig, start_frames
 from kpagent.dynamics.rollouts import film, keypoint_sheet, rebuild, roll_out
 from kpagent.dynamics.struct_vrnn import StructVRNN
 from kpagent.errors import UsageError
 from kpagent.files import read_header, write_json
 from kpagent.training import Batches, TrainingConfig, describe, train
 
-Stage = Literal["joint", "code", "encoding", "dynamics"]
+Stage = Literal["start", "joint", "code", "encoding", "dynamics"]
 
 MODEL, BEST = "model.safetensors", "best.safetensors"
 
@@ -51,6 +53,8 @@ class LearningConfig:
     trajectories over its own frames).
     """
 
+    start: MotionStartConfig | None = field(default_factory=MotionStartConfig)
+    """How keypoints begin, where nothing else says what each of them is to follow; None leaves them as random weights do."""
     joint: bool = False
     """Learn code and dynamics at once, as the paper does; else one after the other."""
     code: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=4_000, batch_size=8, anneal=True))
@@ -68,7 +72,7 @@ class LearningConfig:
     def paper(cls) -> LearningConfig:
         """S1.2: at once, 100,000 steps of 32 sequences, a learning rate of 1e-3 that is halved every 30,000 steps."""
         training = TrainingConfig(steps=100_000, batch_size=32, learning_rate=1e-3, decay=0.5, decay_every=30_000)
-        return cls(joint=True, code=training, evaluate_every=2_000)
+        return cls(start=None, joint=True, code=training, evaluate_every=2_000)
 
     @classmethod
     def fast(cls) -> LearningConfig:
@@ -195,6 +199,8 @@ class _Run:
         model, config = self.model, self.config
         evaluation = None
         with LearningLog(self.out / "logs") as log:
+            if not self._steps_done("joint" if config.joint else "code"):
+                yield from self._start()
             if config.joint:
                 batches = FrameBatches(self.training, self.length, config.code, model.config)
                 evaluation = yield from self._stage("joint", model, batches, config.code, log)
@@ -216,6 +222,18 @@ class _Run:
             steps = (config.code if config.joint else config.dynamics).steps
             self._save(MODEL, steps, evaluation or self._evaluate(self.last))
         model.eval()
+
+    def _start(self) -> Iterator[Report]:
+        """Let the keypoints begin on what moves; not those that true positions pull elsewhere."""
+        config, code = self.config.start, self.model.code
+        if config is None or not isinstance(code, KeypointCode) or code.config.supervision:
+            return
+        training = config.training(self.config.code.seed, self.config.code.precision)
+        start = MotionStart(code, start_frames(self.training, config, training.seed), config, training.seed)
+        if not len(start.colors):
+            return
+        for progress in train(start, start.batch, training):
+            yield Report("start", progress.step, config.steps, None, None)
 
     def _stage(
         self, stage: Stage, part: nn.Module, batches: Batches, training: TrainingConfig, log: LearningLog

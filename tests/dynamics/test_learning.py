@@ -24,6 +24,7 @@ from kpagent.dynamics.configuration import CodeConfig, DynamicsConfig, StructVRN
 from kpagent.dynamics.learning import BEST, MODEL, LearningConfig, Report, holds_run, learn
 from kpagent.dynamics.learning_batches import CodeBatches, EncodedSequences, FrameBatches
 from kpagent.dynamics.learning_evaluation import PAINTED, SAMPLES, HeldOut
+from kpagent.dynamics.motion_start import MotionStartConfig
 from kpagent.dynamics.struct_vrnn import StructVRNN
 from kpagent.errors import UsageError
 from kpagent.files import load_tensors
@@ -37,7 +38,8 @@ DYNAMICS = DynamicsConfig(
 CONFIG = StructVRNNConfig(CODE, DYNAMICS)
 PLAIN = StructVRNNConfig(CODE, replace(DYNAMICS, actions=0))
 TRAINING = TrainingConfig(steps=12, batch_size=3, precision="float32", checkpoint_every_s=0, anneal=True)
-SHORT = LearningConfig(code=TRAINING, dynamics=TRAINING, code_length=4, held_out=0.3, evaluate_every=5)
+START = MotionStartConfig(steps=4, batch_size=3, sequences=6)
+SHORT = LearningConfig(START, code=TRAINING, dynamics=TRAINING, code_length=4, held_out=0.3, evaluate_every=5)
 JOINT = replace(SHORT, joint=True)
 FILES = {
     "two stages": ("checkpoint-code.safetensors", "checkpoint-dynamics.safetensors", MODEL, BEST),
@@ -244,7 +246,8 @@ def uninterrupted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 def test_a_run_reports_every_step_of_its_stages(tmp_path: Path, walks: Path) -> None:
     reports = run(tmp_path, walks)
     stages = {name: list(those) for name, those in itertools.groupby(reports, key=lambda report: report.stage)}
-    assert list(stages) == ["code", "encoding", "dynamics"]
+    assert list(stages) == ["start", "code", "encoding", "dynamics"]
+    assert [report.step for report in stages["start"]] == [1, 2, 3, 4]
     assert [report.step for report in stages["code"]] == [report.step for report in stages["dynamics"]] == [*range(1, 13)]
     assert stages["encoding"][-1].step == stages["encoding"][-1].steps
     for stage in ("code", "dynamics"):
@@ -370,7 +373,8 @@ def test_a_run_that_is_closed_early_goes_on_where_it_was(
     kind, expected = uninterrupted
     config = JOINT if kind == "at once" else SHORT
     about = {"made_by": "test"}
-    for stop in (3, 4):
+    # In the start, after three steps of what comes next, and after four more.
+    for stop in (2, START.steps + 3, 4):
         loop = learn(new_model(), Sequences(walks), config, tmp_path, provenance=about, resume=True)
         for _ in range(stop):
             next(loop)
