@@ -9,6 +9,7 @@ One HDF5 file holds all sequences, one after the other:
 | `actions` | (F, A) float32, optional | the action taken on frame t, which leads to frame t + 1 |
 | `rewards` | (F,) float32, optional | what followed that action |
 | `truth` | (F, P, 2) float32, optional | true coordinates (x, y), as `kpagent.keypoints` has them; NaN where not known |
+| `keyframes` | (F,) bool, optional, from format 2 | whether the frame is a keyframe of its sequence |
 | `labels` | (N,) int64, optional | the class of each sequence |
 
 The attribute `header` is JSON (`sequence_making.Provenance` and more), `digest` a SHA-256 of header and contents. Every
@@ -29,19 +30,30 @@ import numpy as np
 
 from kpagent.errors import UsageError
 
-FORMAT = 1
+FORMAT = 2
+"""What is written."""
+READABLE = (1, 2)
+"""What is read: 2 is 1 with `keyframes`."""
 
-PER_FRAME = ("frames", "actions", "rewards", "truth")
+PER_FRAME = ("frames", "actions", "rewards", "truth", "keyframes")
 """Datasets with a row for each frame."""
 PER_SEQUENCE = ("lengths", "labels")
 """Datasets with a row for each sequence."""
-TYPES = {"frames": "uint8", "actions": "float32", "rewards": "float32", "truth": "float32"} | dict.fromkeys(
-    PER_SEQUENCE, "int64"
-)
+TYPES = {
+    "frames": "uint8",
+    "actions": "float32",
+    "rewards": "float32",
+    "truth": "float32",
+    "keyframes": "bool",
+} | dict.fromkeys(PER_SEQUENCE, "int64")
 """Type of each dataset."""
-FORMS = {"frames": "(F, S, S, 3)", "actions": "(F, A)", "rewards": "(F,)", "truth": "(F, P, 2)"} | dict.fromkeys(
-    PER_SEQUENCE, "(N,)"
-)
+FORMS = {
+    "frames": "(F, S, S, 3)",
+    "actions": "(F, A)",
+    "rewards": "(F,)",
+    "truth": "(F, P, 2)",
+    "keyframes": "(F,)",
+} | dict.fromkeys(PER_SEQUENCE, "(N,)")
 """Shape of each dataset."""
 PIECE_BYTES = 16_000_000
 """Read or written at a time, where all of a dataset is."""

@@ -22,6 +22,7 @@ from kpagent.collect.sequence_file import (
     FORMS,
     PER_FRAME,
     PIECE_BYTES,
+    READABLE,
     TYPES,
     combine_digests,
     damage_of,
@@ -51,6 +52,7 @@ class FrameSequence:
         label: class; or None.
         continues: whether these frames follow those that came before in one sequence, which is how a long sequence is handed
             over in pieces.
+        keyframes: (T,) bool, whether the frame is a keyframe of its sequence; or None.
     """
 
     frames: np.ndarray
@@ -59,6 +61,7 @@ class FrameSequence:
     truth: np.ndarray | None = None
     label: int | None = None
     continues: bool = False
+    keyframes: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -249,6 +252,8 @@ class _PartWriter:
                 continue
             if not fits(name, value.shape) or len(value) != len(frames):
                 raise UsageError(f"{where} has {name} {value.shape} for {len(frames)} frames, not {FORMS[name]}")
+            if name == "keyframes" and value.dtype != np.bool_:
+                raise UsageError(f"{where} has keyframes of {value.dtype}, not bool")
             if name in ("actions", "rewards") and not np.isfinite(value).all():
                 raise UsageError(f"{where} has NaN or infinity in {name}")
             if name == "truth" and np.isinf(value).any():
@@ -337,6 +342,9 @@ def _read_plan(plan: Path) -> Any:
 
 
 def _require_same(found: Any, wanted: dict[str, Any], where: Path) -> None:
+    # What an older format holds is the same in the newer one.
+    if isinstance(found, dict) and found.get("format") in READABLE:
+        found = found | {"format": wanted["format"]}
     if found == wanted:
         return
     other = [name for name in wanted if not isinstance(found, dict) or found.get(name) != wanted[name]]

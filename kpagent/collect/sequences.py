@@ -13,10 +13,10 @@ import h5py
 import numpy as np
 
 from kpagent.collect.sequence_file import (
-    FORMAT,
     FORMS,
     PER_FRAME,
     PER_SEQUENCE,
+    READABLE,
     TYPES,
     combine_digests,
     damage_of,
@@ -98,6 +98,11 @@ class Sequences:
         return "rewards" in self._store.shapes
 
     @property
+    def has_keyframes(self) -> bool:
+        """Whether the true keyframes are known."""
+        return "keyframes" in self._store.shapes
+
+    @property
     def truth_names(self) -> tuple[str, ...]:
         """(P,) names of the points in `truth`; empty without truth."""
         return tuple(self.header["truth_names"]) if "truth" in self._store.shapes else ()
@@ -143,7 +148,7 @@ class Sequences:
 
         Returns:
             frames (B, T, S, S, 3) uint8 and, where the file has them, actions (B, T, A), rewards (B, T), truth (B, T, P, 2),
-            all float32, and labels (B,) int64.
+            all float32, keyframes (B, T) bool, and labels (B,) int64.
 
         Raises:
             UsageError: every sequence is shorter than `length`, or the file is damaged.
@@ -360,8 +365,9 @@ def _read_header(file: h5py.File, path: Path) -> tuple[dict[str, Any], str]:
         raise UsageError(
             f"{path} holds no sequences of kpagent: it is HDF5 without their header, or that is damaged"
         ) from None
-    if version != FORMAT:
-        raise UsageError(f"{path} has format {version!r}, where this kpagent reads format {FORMAT}")
+    if version not in READABLE:
+        known = " and ".join(map(str, READABLE))
+        raise UsageError(f"{path} has format {version!r}, where this kpagent reads formats {known}")
     for name in ("truth_names", "label_names"):
         names = header.get(name)
         if not isinstance(names, list) or not all(isinstance(one, str) for one in names):

@@ -124,7 +124,9 @@ def test_where_nothing_moves_there_are_no_colours() -> None:
     assert not len(MotionStart(code(), frames.repeat(4, axis=1), MotionStartConfig()).colors)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"sequences": 0}, {"length": 1}, {"every": 0}, {"share": 0.0}, {"share": 1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"sequences": 0}, {"length": 1}, {"every": 0}, {"share": 0.0}, {"share": 1.0}]
+)
 def test_what_cannot_be_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         MotionStartConfig(**wrong)  # type: ignore[arg-type]
