@@ -48,6 +48,8 @@ class TrainingConfig:
     """Factor on the learning rate every `decay_every` steps."""
     decay_every: int = 100_000
     """Steps between two decays."""
+    warm_up: int = 0
+    """Steps over which the learning rate first rises from nothing."""
     anneal: bool = False
     """Besides, let the learning rate fall to zero along a half cosine over all steps."""
     precision: Precision = "auto"
@@ -64,6 +66,7 @@ class TrainingConfig:
             "learning_rate must be positive": self.learning_rate > 0,
             "decay must be in (0, 1]": 0 < self.decay <= 1,
             "decay_every must be at least 1": self.decay_every >= 1,
+            "warm_up must be at least 0": self.warm_up >= 0,
             "precision must be auto, bf16 or float32": self.precision in ("auto", "bf16", "float32"),
             "seed must be at least 0": self.seed >= 0,
         }
@@ -169,6 +172,8 @@ def train(
 def learning_rate(config: TrainingConfig, step: int) -> float:
     """The learning rate of the step after `step` steps."""
     rate = config.learning_rate * config.decay ** (step // config.decay_every)
+    if step < config.warm_up:
+        rate *= (step + 1) / config.warm_up
     return rate * (0.5 + 0.5 * math.cos(math.pi * step / config.steps)) if config.anneal else rate
 
 

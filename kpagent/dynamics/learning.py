@@ -57,8 +57,11 @@ class LearningConfig:
     """How keypoints begin, where nothing else says what each of them is to follow; None leaves them as random weights do."""
     joint: bool = False
     """Learn code and dynamics at once, as the paper does; else one after the other."""
-    code: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=4_000, batch_size=8, anneal=True))
-    """How the code is learned; both, where they are learned at once."""
+    code: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(steps=4_000, batch_size=8, warm_up=250, anneal=True)
+    )
+    """How the code is learned; both, where they are learned at once. Its warm-up keeps the detector's start: while nothing
+    can be painted yet, the image loss is least without keypoints, and would put them out."""
     dynamics: TrainingConfig = field(default_factory=lambda: TrainingConfig(anneal=True, precision="float32"))
     """How the dynamics are learned on codes. In float32: bfloat16 would round coordinates to an eighth of a pixel of 64."""
     code_length: int = 8
@@ -276,7 +279,7 @@ class _Run:
     def _show(self, stage: Stage, log: LearningLog, step: int) -> None:
         """Keypoints on held-out frames, and what is painted from them beside what was there."""
         frames, actions = self.held_out.frames, self.held_out.actions
-        if self.model.config.code.kind == "keypoints" and stage != "dynamics":
+        if self.model.config.code.has_keypoints and stage != "dynamics":
             log.picture(f"{stage}/keypoints", keypoint_sheet(self.model, frames[:_PICTURE, 0]), step)
         if stage == "code":
             shown = rebuild(self.model, frames[0])
