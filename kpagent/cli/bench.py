@@ -16,6 +16,7 @@ from kpagent.benchmarks.robustness import Robustness
 from kpagent.benchmarks.scaling import Scaling
 from kpagent.benchmarks.speed import Speed
 from kpagent.benchmarks.tracking import Tracking
+from kpagent.benchmarks.video import Video
 from kpagent.cli.terminal import console, progress_bar
 
 
@@ -31,7 +32,8 @@ class Bench:
         | Annotated[Robustness, tyro.conf.subcommand("robustness")]
         | Annotated[Atari100k, tyro.conf.subcommand("atari100k")]
         | Annotated[Exploration, tyro.conf.subcommand("exploration")]
-        | Annotated[Scaling, tyro.conf.subcommand("scaling")],
+        | Annotated[Scaling, tyro.conf.subcommand("scaling")]
+        | Annotated[Video, tyro.conf.subcommand("video")],
         tyro.conf.arg(name=""),
     ]
 

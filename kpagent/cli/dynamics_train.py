@@ -45,6 +45,9 @@ class DynamicsTrain:
     """The full model, or what the paper compares it with."""
     keypoints: int | None = None
     """K; the preset's, if not given. Take more than there are moving things."""
+    perception: str | None = None
+    """Learn the futures of these weights' keypoints, which stay as they are: a name of the zoo, or a file of
+    `kpagent pretrain`."""
     code: Literal["keypoints", "vector"] | None = None
     """What a frame is coded by; keypoints, or the method's, if not given."""
     stochastic: bool = True
@@ -80,10 +83,15 @@ class DynamicsTrain:
 
         from kpagent.dynamics.learning import BEST, MODEL, holds_run, learn
         from kpagent.dynamics.struct_vrnn import StructVRNN
+        from kpagent.perception.zoo import load
         from kpagent.training import pick_device
 
+        self._refuse_with_perception()
         learning, config = self._learning(), self._config()
         device = pick_device(self.device)
+        perception = None if self.perception is None else load(self.perception, "cpu")
+        if perception is not None:
+            config = config.on(perception.num_keypoints, perception.image_size)
         if holds_run(self.out) and not self.resume:
             raise UsageError(f"{self.out} holds a run already; add --resume to take it up, or choose another --out")
         sequences = self._sequences(config)
@@ -92,8 +100,8 @@ class DynamicsTrain:
                 raise UsageError(f"{sequences.path} has no actions; leave out --actions")
             config = replace(config, dynamics=replace(config.dynamics, actions=sequences.action_dim))
         torch.manual_seed(self.seed)
-        model = StructVRNN(config).to(device)
-        about = {"trained_on": self.data, "method": self.method, "preset": self.preset}
+        model = StructVRNN(config, perception=perception).to(device)
+        about = {"trained_on": self.data, "method": self.method, "preset": self.preset, "perception": self.perception}
         with contextlib.ExitStack() as stack:
             # Before the run is claimed, from when on it is kept.
             stopped = stack.enter_context(stop_on_interrupt())
@@ -116,6 +124,15 @@ class DynamicsTrain:
             f" (kpagent dynamics rollout --weights ... --data {sequences.path} shows them) and logs"
         )
         return 0
+
+    def _refuse_with_perception(self) -> None:
+        if self.perception is None:
+            return
+        for name in ("keypoints", "code", "separation", "sparsity", "supervision"):
+            if getattr(self, name) is not None:
+                raise UsageError(f"--{name} is for keypoints that are learned here; leave it out, or --perception")
+        if self.method not in ("struct_vrnn", "no_bom", "struct_rnn"):
+            raise UsageError(f"--method {self.method} is for keypoints that are learned here; leave it out, or --perception")
 
     def _learning(self) -> LearningConfig:
         from kpagent.dynamics.learning import LearningConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from kpagent.errors import UsageError
@@ -16,8 +16,9 @@ class CodeConfig:
 
     num_keypoints: int = 12
     """K; more than there are moving things, since presence and sparsity switch off what is not needed."""
-    kind: Literal["keypoints", "vector"] = "keypoints"
-    """keypoints codes a frame by K triplets (x, y, μ); vector by 3K numbers without structure, as CNN-VRNN does."""
+    kind: Literal["keypoints", "vector", "perception"] = "keypoints"
+    """keypoints codes a frame by K triplets (x, y, μ); vector by 3K numbers without structure, as CNN-VRNN does; perception
+    by the keypoints of a perception model that was trained before and stays as it is, with their presence for μ."""
     image_size: int = 64
     """Height and width of the frames that the networks see."""
     patch: int = 1
@@ -52,7 +53,7 @@ class CodeConfig:
         object.__setattr__(self, "filters", tuple(self.filters))
         checks = {
             "num_keypoints must be from 1 to 256": 1 <= self.num_keypoints <= 256,
-            "kind must be keypoints or vector": self.kind in ("keypoints", "vector"),
+            "kind must be keypoints, vector or perception": self.kind in ("keypoints", "vector", "perception"),
             "filters must be from 1 to 1024, at one scale or more": len(self.filters) >= 1
             and all(_is_whole(filters) and 1 <= filters <= 1024 for filters in self.filters),
             "patch must be at least 1": self.patch >= 1,
@@ -76,6 +77,11 @@ class CodeConfig:
     def map_size(self) -> int:
         """Height and width of the maps."""
         return self.image_size // (self.patch * 2 ** (len(self.filters) - 1))
+
+    @property
+    def has_keypoints(self) -> bool:
+        """Whether a code is a triplet for each keypoint."""
+        return self.kind != "vector"
 
     @property
     def size(self) -> int:
@@ -167,6 +173,15 @@ class StructVRNNConfig:
         """
         code = CodeConfig(num_keypoints, patch=2, filters=(32, 64), normalization="batch", location="softmax")
         return cls(code, DynamicsConfig(actions=actions))
+
+    def on(self, num_keypoints: int, image_size: int) -> StructVRNNConfig:
+        """The same for the keypoints of a perception model, whose K and image size these are.
+
+        Raises:
+            UsageError: frames of that size do not fit the scales.
+        """
+        code = replace(self.code, kind="perception", num_keypoints=num_keypoints, image_size=image_size, supervision=0.0)
+        return replace(self, code=code)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> StructVRNNConfig:

@@ -45,7 +45,7 @@ def require_keypoints(model: StructVRNN) -> None:
     Raises:
         UsageError: its codes are vectors without structure.
     """
-    if model.config.code.kind != "keypoints":
+    if not model.config.code.has_keypoints:
         raise UsageError("this model codes frames by vectors without structure: it has no keypoints to move")
 
 

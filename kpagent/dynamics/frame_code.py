@@ -1,10 +1,10 @@
-"""Frames to codes and back: keypoints with a scale each (Struct-VRNN section 3.1), or a vector without structure."""
+"""Frames to codes and back: keypoints with a scale each (Struct-VRNN section 3.1), learned or given, or a plain vector."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from kpagent.dynamics.objectives import separation_loss, sparsity_loss
 from kpagent.errors import UsageError
 from kpagent.frames import to_images
 from kpagent.keypoints import joint_expectation, map_expectation, mean_intensity, scaled_gaussian_maps
+from kpagent.perception.detector import KeypointDetector
 
 
 class FrameCode(nn.Module, ABC):
@@ -29,7 +30,6 @@ class FrameCode(nn.Module, ABC):
     def __init__(self, config: CodeConfig) -> None:
         super().__init__()
         self.config = config
-        self.reader = FrameReader(config)
         self.appearance = FrameReader(config)
 
     @abstractmethod
@@ -117,6 +117,7 @@ class KeypointCode(FrameCode):
 
     def __init__(self, config: CodeConfig) -> None:
         super().__init__(config)
+        self.reader = FrameReader(config)
         self.regressor = nn.Conv2d(config.filters[-1], config.num_keypoints, 1)
         self.painter = FramePainter(config, 2 * config.num_keypoints + config.filters[-1])
 
@@ -144,9 +145,7 @@ class KeypointCode(FrameCode):
 
     def maps(self, codes: Tensor) -> Tensor:
         """As of `FrameCode`; a Gaussian for each keypoint (Eq. S4)."""
-        triplets = codes.unflatten(-1, (-1, 3))
-        size = self.config.map_size
-        return scaled_gaussian_maps(triplets[..., :2], triplets[..., 2], size, size, self.config.blob_std)
+        return _blobs(codes, self.config)
 
     def extra_losses(self, codes: Tensor) -> dict[str, Tensor]:
         """Separation and sparsity."""
@@ -164,6 +163,7 @@ class VectorCode(FrameCode):
 
     def __init__(self, config: CodeConfig) -> None:
         super().__init__(config)
+        self.reader = FrameReader(config)
         cells = config.filters[-1] * config.map_size**2
         self.narrow = nn.Linear(cells, config.size)
         self.widen = nn.Linear(config.size, cells)
@@ -184,6 +184,62 @@ class VectorCode(FrameCode):
         return {}
 
 
-def new_frame_code(config: CodeConfig) -> FrameCode:
-    """The code that a configuration describes, with new parameters."""
+class PerceptionCode(FrameCode):
+    """The keypoints of a perception model, which stays as it is; only what paints frames from them is learned.
+
+    Args:
+        config: of kind perception, with the K and the image size of the perception model.
+        perception: any trained one; it is put into evaluation mode and gets no gradients.
+    """
+
+    def __init__(self, config: CodeConfig, perception: KeypointDetector) -> None:
+        super().__init__(config)
+        own = {"num_keypoints": config.num_keypoints, "image_size": config.image_size}
+        for name, value in own.items():
+            if getattr(perception, name) != value:
+                raise UsageError(
+                    f"{name} is {value}, and the perception model's {getattr(perception, name)}; make them equal"
+                )
+        self.perception = perception.requires_grad_(False).eval()
+        self.painter = FramePainter(config, 2 * config.num_keypoints + config.filters[-1])
+
+    def read(self, images: Tensor) -> Tensor:
+        """As of `FrameCode`; presence stands for μ."""
+        found = self.perception.encode(images.detach().mul(255).round().byte().permute(0, 2, 3, 1), features=False)
+        return torch.cat([found.xy, found.presence.unsqueeze(-1)], dim=-1).flatten(1)
+
+    def maps(self, codes: Tensor) -> Tensor:
+        """As of `FrameCode`; a Gaussian for each keypoint (Eq. S4)."""
+        return _blobs(codes, self.config)
+
+    def extra_losses(self, codes: Tensor) -> dict[str, Tensor]:
+        """None: the keypoints are what they are."""
+        return {}
+
+    def train(self, mode: bool = True) -> Self:
+        """As of `torch.nn.Module`, but for the perception model, which does not learn."""
+        super().train(mode)
+        self.perception.eval()
+        return self
+
+
+def new_frame_code(config: CodeConfig, perception: KeypointDetector | None = None) -> FrameCode:
+    """The code that a configuration describes, with new parameters.
+
+    Args:
+        config: its shape and losses.
+        perception: the model whose keypoints are the code, where the configuration is of kind perception.
+
+    Raises:
+        UsageError: a perception model is missing, not wanted, or has another K or image size.
+    """
+    if (config.kind == "perception") != (perception is not None):
+        raise UsageError("a perception model is for a code of kind perception, which needs one")
+    if perception is not None:
+        return PerceptionCode(config, perception)
     return KeypointCode(config) if config.kind == "keypoints" else VectorCode(config)
+
+
+def _blobs(codes: Tensor, config: CodeConfig) -> Tensor:
+    triplets = codes.unflatten(-1, (-1, 3))
+    return scaled_gaussian_maps(triplets[..., :2], triplets[..., 2], config.map_size, config.map_size, config.blob_std)

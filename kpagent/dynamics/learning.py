@@ -57,9 +57,7 @@ class LearningConfig:
     """How keypoints begin, where nothing else says what each of them is to follow; None leaves them as random weights do."""
     joint: bool = False
     """Learn code and dynamics at once, as the paper does; else one after the other."""
-    code: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(steps=4_000, batch_size=8, warm_up=250, anneal=True)
-    )
+    code: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=4_000, batch_size=8, warm_up=250, anneal=True))
     """How the code is learned; both, where they are learned at once. Its warm-up keeps the detector's start: while nothing
     can be painted yet, the image loss is least without keypoints, and would put them out."""
     dynamics: TrainingConfig = field(default_factory=lambda: TrainingConfig(anneal=True, precision="float32"))

@@ -71,8 +71,8 @@ def add_coordinates(maps: Tensor) -> Tensor:
 
 
 def squared_kernels(module: nn.Module) -> Tensor:
-    """Sum of the squares of all convolution kernels in a module, which weight decay makes small."""
-    kernels = [part.weight for part in module.modules() if isinstance(part, nn.Conv2d)]
+    """Sum of the squares of all convolution kernels that a module trains, which weight decay makes small."""
+    kernels = [part.weight for part in module.modules() if isinstance(part, nn.Conv2d) and part.weight.requires_grad]
     return torch.stack([kernel.float().square().sum() for kernel in kernels]).sum()
 
 

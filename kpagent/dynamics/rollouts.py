@@ -139,7 +139,7 @@ def _rows(
     rows = np.zeros((1 + count, *painted.shape[1:]), np.uint8)
     rows[0, : len(truth)], rows[1:] = truth, painted
     keypoints = None
-    if model.config.code.kind == "keypoints":
+    if model.config.code.has_keypoints:
         whole = torch.full((1, length, codes.shape[-1]), torch.nan, device=codes.device)
         whole[0, : len(truth)] = true_codes
         keypoints = to_keypoints(torch.cat([whole, codes])).numpy()

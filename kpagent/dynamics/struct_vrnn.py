@@ -12,14 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from kpagent.dynamics.configuration import StructVRNNConfig
-from kpagent.dynamics.frame_code import new_frame_code
+from kpagent.dynamics.frame_code import PerceptionCode, new_frame_code
 from kpagent.dynamics.vrnn import VRNN, Belief
 from kpagent.errors import UsageError
 from kpagent.files import load_tensors, save_tensors
 from kpagent.keypoints import Keypoints
+from kpagent.perception.detector import KeypointDetector
+from kpagent.perception.methods import detector_from_tensors
 
 FORMAT = 1
 KIND = "struct_vrnn"
+PERCEPTION = "code.perception."
+"""How the names of a perception model's tensors begin."""
 CHUNK = 256
 """Frames at a time, where no gradient is wanted."""
 
@@ -30,19 +34,43 @@ class StructVRNN(nn.Module):
     Args:
         config: its shape.
         provenance: what its weights came from, as JSON values; it travels in the header of every file that `save` writes.
+        perception: the model whose keypoints are the code, where the configuration's code is of kind perception; `on` makes
+            such a configuration.
+
+    Raises:
+        UsageError: a perception model is missing, not wanted, or has another K or image size.
 
     Attributes:
         code: between frames and codes.
         dynamics: of codes; its errors do not reach `code` (section 4.1).
     """
 
-    def __init__(self, config: StructVRNNConfig, provenance: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        config: StructVRNNConfig,
+        provenance: Mapping[str, Any] | None = None,
+        perception: KeypointDetector | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.provenance: dict[str, Any] = dict(provenance or {})
-        self.code = new_frame_code(config.code)
+        self.code = new_frame_code(config.code, perception)
         self.dynamics = VRNN(config.dynamics, config.code.size)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @classmethod
+    def on(cls, perception: KeypointDetector, config: StructVRNNConfig | None = None) -> StructVRNN:
+        """A model of the futures of another model's keypoints, such as a Transporter's, which stay as they are.
+
+        Args:
+            perception: a trained model.
+            config: of the rest; `fast`, if not given. K, the image size and the kind of code become what is needed.
+
+        Raises:
+            UsageError: frames of the perception model's size do not fit the configuration's scales.
+        """
+        base = config or StructVRNNConfig.fast()
+        return cls(base.on(perception.num_keypoints, perception.image_size), perception=perception)
 
     @property
     def image_size(self) -> int:
@@ -147,7 +175,12 @@ class StructVRNN(nn.Module):
             UsageError: the file cannot be written.
         """
         header = {"format": FORMAT, "model": KIND, "config": self.config.to_dict(), "provenance": self.provenance}
-        save_tensors(path, self.state_dict(), header)
+        tensors = self.state_dict()
+        if isinstance(self.code, PerceptionCode):
+            inner, header["perception"] = self.code.perception.pack()
+            tensors = {name: value for name, value in tensors.items() if not name.startswith(PERCEPTION)}
+            tensors |= {PERCEPTION + name: value for name, value in inner.items()}
+        save_tensors(path, tensors, header)
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> StructVRNN:
@@ -161,23 +194,33 @@ class StructVRNN(nn.Module):
             raise UsageError(f"{path} holds a {header.get('model')!r}, not a {KIND}")
         if header.get("format") != FORMAT:
             raise UsageError(f"{path} has format {header.get('format')!r}; this kpagent reads format {FORMAT}")
+        perception = None
+        if "perception" in header:
+            inner = {name: value for name, value in tensors.items() if name.startswith(PERCEPTION)}
+            tensors = {name: value for name, value in tensors.items() if name not in inner}
+            if not isinstance(header["perception"], dict):
+                raise UsageError(f"{path} has no valid configuration of its perception model")
+            inner = {name.removeprefix(PERCEPTION): value for name, value in inner.items()}
+            perception = detector_from_tensors(inner, header["perception"], path)
         try:
             # Without memory, which a configuration that does not fit could ask too much of.
             with torch.device("meta"):
-                model = cls(StructVRNNConfig.from_dict(header["config"]), header.get("provenance"))
+                model = cls(StructVRNNConfig.from_dict(header["config"]), header.get("provenance"), perception)
         except (TypeError, KeyError, ValueError) as error:
             raise UsageError(f"{path} has no valid configuration: {error}") from error
-        wanted, found = _forms(model.state_dict()), _forms(tensors)
+        own = {name: value for name, value in model.state_dict().items() if not name.startswith(PERCEPTION)}
+        wanted, found = _forms(own), _forms(tensors)
         if wanted != found:
             name = sorted(wanted.items() ^ found.items())[0][0]
             raise UsageError(f"{path} does not fit its configuration: {name} is {found.get(name)}, not {wanted.get(name)}")
         if not all(bool(value.isfinite().all()) for value in tensors.values()):
             raise UsageError(f"{path} holds weights that are not finite numbers")
-        model.load_state_dict(tensors, assign=True)
+        # Not strictly: the perception model has its tensors already.
+        model.load_state_dict(tensors, assign=True, strict=False)
         return model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def _require_keypoints(self) -> None:
-        if self.config.code.kind != "keypoints":
+        if not self.config.code.has_keypoints:
             raise UsageError("this model codes frames by vectors without structure: it has no keypoints")
 
 

@@ -246,6 +246,10 @@ class KeypointDetector(nn.Module, ABC):
         Raises:
             UsageError: the file cannot be written.
         """
+        save_tensors(path, *self.pack(inference_only=inference_only))
+
+    def pack(self, *, inference_only: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors and the header that `save` writes, which `from_tensors` takes."""
         inference_only = inference_only or self.inference_only
         state = self.state_dict()
         if inference_only:
@@ -257,7 +261,7 @@ class KeypointDetector(nn.Module, ABC):
             "provenance": self.provenance,
             "inference_only": inference_only,
         }
-        save_tensors(path, state, header)
+        return state, header
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> Self:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kpagent.errors import UsageError
 from kpagent.files import load_tensors
@@ -30,11 +31,19 @@ def load_detector(path: str | Path, device: torch.device | str = "cpu") -> Keypo
     Raises:
         UsageError: no such file, damaged, altered, of no such method or another version, or tensors that do not fit.
     """
-    tensors, header = load_tensors(path)
+    return detector_from_tensors(*load_tensors(path), path).to(device)
+
+
+def detector_from_tensors(tensors: Mapping[str, Tensor], header: Mapping[str, Any], path: str | Path) -> KeypointDetector:
+    """The model of any method that tensors and header describe, as of `KeypointDetector.from_tensors`.
+
+    Raises:
+        UsageError: of no such method or another version, or tensors that do not fit.
+    """
     kind = KINDS.get(str(header.get("model")))
     if kind is None:
         raise UsageError(f"{path} holds a {header.get('model')!r}, not one of {', '.join(KINDS)}")
-    return kind.from_tensors(tensors, header, path).to(device)
+    return kind.from_tensors(tensors, header, path)
 
 
 def load_for_training(path: str | Path, seed: int = 0, **changes: Any) -> KeypointDetector:

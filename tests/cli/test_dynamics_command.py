@@ -25,6 +25,7 @@ from kpagent.dynamics.rollouts import OBSERVED, PREDICTED
 from kpagent.dynamics.struct_vrnn import StructVRNN
 from kpagent.envs.basketball import Basketball, BasketballConfig
 from kpagent.files import load_tensors
+from kpagent.perception.zoo import load
 
 TINY = ("--code-steps", "3", "--steps", "2", "--evaluate-every", "2", "--keypoints", "3", "--device", "cpu")
 
@@ -195,6 +196,27 @@ def press_control_c(once: Callable[[], bool]) -> threading.Thread:
     thread = threading.Thread(target=press)
     thread.start()
     return thread
+
+
+def test_futures_of_the_zoos_keypoints_with_actions(tmp_path: Path) -> None:
+    tiny = ["--code-steps", "2", "--steps", "2", "--evaluate-every", "2", "--device", "cpu"]
+    data = ("--data", "ALE/Pong-v5", "--sequences", "2", "--perception", "pong", "--actions")
+    assert run("train", *data, "--out", str(tmp_path), *tiny) == 0
+    model = StructVRNN.load(tmp_path / "model.safetensors")
+    assert (model.config.code.kind, model.num_keypoints) == ("perception", load("pong").num_keypoints)
+    assert model.provenance["perception"] == "pong"
+    frames = Sequences(tmp_path / "sequences.h5").stretch(0, 0, 2)["frames"]
+    assert torch.equal(model.encode(frames).xy, load("pong", "cpu").encode(frames).xy)
+
+
+@pytest.mark.parametrize(
+    "flags", [("--keypoints", "4"), ("--sparsity", "0"), ("--code", "vector"), ("--method", "cnn_vrnn")]
+)
+def test_what_says_how_keypoints_are_learned_is_refused_beside_perception(
+    flags: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("train", "--data", "ALE/Pong-v5", "--perception", "pong", "--out", str(tmp_path), *flags)
+    assert "is for keypoints that are learned here; leave it out, or --perception" in refused(capsys, *arguments)
 
 
 def test_control_c_keeps_a_run_that_goes_on_with_resume(

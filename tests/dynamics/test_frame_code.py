@@ -9,8 +9,12 @@ import torch
 from drawn_sequences import SIZE, code_config, drawn
 from torch import Tensor, nn
 
-from kpagent.dynamics.frame_code import FrameCode, KeypointCode, VectorCode, new_frame_code
+from kpagent.dynamics.configuration import CodeConfig
+from kpagent.dynamics.frame_code import FrameCode, KeypointCode, PerceptionCode, VectorCode, new_frame_code
+from kpagent.dynamics.networks import squared_kernels
 from kpagent.errors import UsageError
+from kpagent.perception.detector import KeypointDetector
+from kpagent.perception.methods import new_detector
 
 
 def raw_maps(code: KeypointCode, images: Tensor) -> np.ndarray:
@@ -202,3 +206,49 @@ def test_frames_of_any_size_become_images() -> None:
     means = frames[1, 2].reshape(SIZE, 2, SIZE, 2, 3).mean(axis=(1, 3)) / 255
     np.testing.assert_allclose(images[1, 2].permute(1, 2, 0), means, atol=0.51 / 255)
     assert torch.equal(code.to_images(torch.from_numpy(frames)), images)
+
+
+def transporter() -> KeypointDetector:
+    return new_detector("transporter", 4, image_size=32, filters=(6, 8), strides=(1, 2))
+
+
+def perception_config(**changes: Any) -> CodeConfig:
+    given: dict[str, Any] = {"num_keypoints": 4, "kind": "perception", "image_size": 32, "filters": (4, 6)}
+    return CodeConfig(**(given | changes))
+
+
+def test_a_perception_model_gives_the_code_and_learns_nothing() -> None:
+    perception = transporter()
+    before = {name: value.clone() for name, value in perception.state_dict().items()}
+    frames = drawn(2, 4, size=32)
+    code = PerceptionCode(perception_config(), perception)
+    loss, metrics, codes = code.train().loss_and_codes({"frames": frames})
+    assert set(metrics) == {"image", "weight_decay", "l2"}
+    found = perception.encode(frames.reshape(-1, 32, 32, 3))
+    triplets = codes.unflatten(-1, (-1, 3)).flatten(0, 1)
+    assert torch.equal(triplets[..., :2], found.xy)
+    assert torch.equal(triplets[..., 2], found.presence)
+    loss.backward()
+    assert all(value.grad is None for value in perception.parameters())
+    assert all(value.grad is not None for value in (*code.painter.parameters(), *code.appearance.parameters()))
+    # Batch statistics too stay as they are.
+    assert all(torch.equal(value, before[name]) for name, value in perception.state_dict().items())
+
+
+def test_weight_decay_counts_what_is_learned() -> None:
+    code = PerceptionCode(perception_config(), transporter())
+    kernels = [part.weight for whole in (code.painter, code.appearance) for part in whole if isinstance(part, nn.Conv2d)]
+    expected = sum(float((kernel.detach().double().numpy() ** 2).sum()) for kernel in kernels)
+    assert float(squared_kernels(code).detach()) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [{"num_keypoints": 3}, {"image_size": 64}])
+def test_a_perception_model_of_another_size_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match=f"{next(iter(wrong))} is .* make them equal"):
+        new_frame_code(perception_config(**wrong), transporter())
+
+
+def test_a_code_of_kind_perception_needs_a_model_and_no_other_takes_one() -> None:
+    for config, model in ((perception_config(), None), (perception_config(kind="keypoints"), transporter())):
+        with pytest.raises(UsageError, match="kind perception"):
+            new_frame_code(config, model)

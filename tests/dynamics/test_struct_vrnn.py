@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from kpagent.dynamics.configuration import CodeConfig, DynamicsConfig, StructVRNNConfig
+from kpagent.dynamics.frame_code import PerceptionCode
 from kpagent.dynamics.struct_vrnn import FORMAT, StructVRNN, to_keypoints
 from kpagent.errors import UsageError
 from kpagent.files import load_tensors, save_tensors
@@ -283,6 +284,56 @@ def test_a_file_that_does_not_fit_is_refused(name: str, saved: Path, tmp_path: P
         StructVRNN.load(path)
     assert str(refusal.value).startswith(str(path))
     assert "\n" not in str(refusal.value)
+
+
+def on_transporter() -> StructVRNN:
+    perception = Transporter(
+        TransporterConfig(num_keypoints=2, image_size=16, filters=(4, 4), strides=(1, 2)), {"of": "game"}
+    )
+    return StructVRNN.on(perception, config())
+
+
+@pytest.mark.parametrize("inference_only", [False, True])
+def test_a_model_on_a_perception_model_is_saved_with_it(inference_only: bool, tmp_path: Path) -> None:
+    model = on_transporter()
+    model.loss(BATCH)
+    model.eval()
+    assert isinstance(model.code, PerceptionCode)
+    if inference_only:
+        model.code.perception.drop_training_only()
+    model.save(tmp_path / "model.safetensors")
+    other = StructVRNN.load(tmp_path / "model.safetensors")
+    assert isinstance(other.code, PerceptionCode)
+    assert other.config == model.config
+    assert other.code.perception.provenance == {"of": "game"}
+    assert other.code.perception.inference_only == inference_only
+    codes = model.encode_sequence(BATCH["frames"])
+    assert torch.equal(codes, other.encode_sequence(BATCH["frames"]))
+    assert np.array_equal(model.render(BATCH["frames"][:, 0], codes), other.render(BATCH["frames"][:, 0], codes))
+    assert torch.equal(model.observe(codes)[1], other.observe(codes)[1])
+    learned = {name for name, value in other.named_parameters() if value.requires_grad}
+    assert {name.split(".")[1] for name in learned if name.startswith("code.")} == {"appearance", "painter"}
+    other.train().loss(BATCH)[0].backward()
+
+
+MISFITS: list[tuple[Callable[[dict[str, Any], dict[str, Any]], Any], str]] = [
+    (lambda tensors, header: header.pop("perception"), "no valid configuration: a perception model is for"),
+    (lambda tensors, header: header.update(perception=[1]), "no valid configuration of its perception model"),
+    (lambda tensors, header: header["perception"].update(model="mirror"), "holds a 'mirror', not one of"),
+    (lambda tensors, header: header["config"]["code"].update(num_keypoints=3), "make them equal"),
+    (lambda tensors, header: tensors.pop("code.perception.keynet.1.bias"), "does not fit its configuration"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), MISFITS)
+def test_a_perception_model_that_does_not_fit_is_refused(change: Callable[..., Any], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    on_transporter().save(path)
+    tensors, header = load_tensors(path)
+    change(tensors, header)
+    save_tensors(path, tensors, header)
+    with pytest.raises(UsageError, match=message):
+        StructVRNN.load(path)
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
