@@ -100,6 +100,7 @@ def test_a_painter_that_paints_nothing_leaves_the_first_frame() -> None:
 
 def test_the_appearance_is_not_read_by_the_detectors_network() -> None:
     code = new_frame_code(code_config())
+    assert isinstance(code, KeypointCode)
     assert [tuple(value.shape) for value in code.reader.state_dict().values()] == [
         tuple(value.shape) for value in code.appearance.state_dict().values()
     ]

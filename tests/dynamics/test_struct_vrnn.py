@@ -23,7 +23,7 @@ from kpagent.files import load_tensors, save_tensors
 from kpagent.perception.transporter import Transporter, TransporterConfig
 
 PROVENANCE = {"source": "basketball", "steps": 100, "figures": {"error": 0.05}}
-BATCH = {"frames": drawn(2, 5), "progress": 0.5, "seed": 0}
+BATCH: dict[str, Any] = {"frames": drawn(2, 5), "progress": 0.5, "seed": 0}
 
 
 def normalised(**dynamics: Any) -> StructVRNN:
