@@ -84,7 +84,7 @@ def detector_figures(model: StructVRNN, regression: Regression, seen: Encoded) -
     truth = seen.truth.reshape(-1, *seen.truth.shape[2:])
     error = detection_error(regression.predict(_rows(seen.codes)), truth) * PERCENT
     found = None
-    if model.config.code.kind == "keypoints":
+    if model.config.code.has_keypoints:
         places = to_keypoints(seen.codes).xy.flatten(0, 1).cpu().numpy()
         found = objects_found(places, truth, EPSILON, affine=True).found.tolist()
     return {"detector_error": error.tolist(), "found": found}
