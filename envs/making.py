@@ -13,6 +13,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from kpagent.envs.atari import FRAME_SKIP, make_atari_vector, register_atari
 from kpagent.envs.control import require_control
 from kpagent.envs.later_screens import register_later_screens
+from kpagent.envs.pushing.environment import register_pushing
 from kpagent.envs.sliding_background import register_sliding_background
 from kpagent.envs.stacker import register_stacker
 from kpagent.errors import UsageError
@@ -110,6 +111,7 @@ def require_registered(env_id: str) -> None:
         register_stacker()
         register_sliding_background()
         register_later_screens()
+        register_pushing()
     elif name not in gym.registry:
         register_atari()
     if name not in gym.registry:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import multiprocessing
 import pickle
@@ -36,7 +38,8 @@ def made(index: int, size: int = 16) -> FrameSequence:
     actions = np.stack([steps, np.full(length, index)], axis=1).astype(np.float32)
     truth = np.random.default_rng(index).uniform(-1, 1, (length, 2, 2)).astype(np.float32)
     truth[0, 1] = np.nan
-    return FrameSequence(frames, actions, 100 * index + steps.astype(np.float32), truth, index % 3)
+    keyframes = steps % 4 == index % 4
+    return FrameSequence(frames, actions, 100 * index + steps.astype(np.float32), truth, index % 3, keyframes=keyframes)
 
 
 class Made:
@@ -69,6 +72,7 @@ def test_what_is_written_is_read(path: Path) -> None:
     assert sequences.lengths.tolist() == [len(made(index).frames) for index in range(10)]
     assert sequences.num_frames == sum(sequences.lengths)
     assert (sequences.frame_size, sequences.action_dim, sequences.has_rewards) == (16, 2, True)
+    assert sequences.has_keyframes
     assert (sequences.truth_names, sequences.label_names) == (NAMES, ("a", "b", "c"))
     assert sequences.labels is not None
     assert sequences.labels.tolist() == [index % 3 for index in range(10)]
@@ -78,7 +82,7 @@ def test_what_is_written_is_read(path: Path) -> None:
     assert set(header["versions"]) >= {"kpagent", "numpy", "h5py"}
     sequences.verify()
     with h5py.File(path, "r") as file:
-        for name in ("frames", "actions", "rewards", "truth"):
+        for name in ("frames", "actions", "rewards", "truth", "keyframes"):
             expected = np.concatenate([getattr(made(index), name) for index in range(10)])
             assert file[name].fletcher32
             np.testing.assert_array_equal(file[name][:], expected)
@@ -92,7 +96,7 @@ def test_windows_are_consecutive_frames_of_one_sequence(path: Path, memory: int)
     for index in range(200):
         number, start = batch["frames"][index, 0, 0, 0, :2].astype(int)
         source = made(number)
-        for name in ("frames", "actions", "rewards", "truth"):
+        for name in ("frames", "actions", "rewards", "truth", "keyframes"):
             np.testing.assert_array_equal(batch[name][index], getattr(source, name)[start : start + 4])
         assert batch["labels"][index] == source.label
 
@@ -133,7 +137,7 @@ def test_a_stretch_is_of_one_sequence_and_ends_with_it(path: Path) -> None:
                 found = sequences.stretch(number, start, stop)
                 source = made(int(found["actions"][0, 1]))
                 assert len(source.frames) == length
-                for name in ("frames", "actions", "rewards", "truth"):
+                for name in ("frames", "actions", "rewards", "truth", "keyframes"):
                     np.testing.assert_array_equal(found[name], getattr(source, name)[start:stop])
                 assert found["labels"] == source.label
         for number in (-1, 7):
@@ -323,6 +327,8 @@ FAULTS: dict[str, tuple[list[FrameSequence], str]] = {
     "NaN actions": ([FrameSequence(GOOD.frames, np.full((3, 1), np.nan))], "NaN or infinity in actions"),
     "infinite reward": ([FrameSequence(GOOD.frames, rewards=np.array([0, 1, np.inf]))], "NaN or infinity in rewards"),
     "infinite truth": ([FrameSequence(GOOD.frames, truth=np.full((3, 2, 2), np.inf))], "infinity in truth"),
+    "keyframes as numbers": ([FrameSequence(GOOD.frames, keyframes=np.zeros(3, int))], "keyframes of int64, not bool"),
+    "short keyframes": ([FrameSequence(GOOD.frames, keyframes=np.zeros(2, bool))], r"keyframes \(2,\) for 3 frames"),
     "unnamed truth": ([FrameSequence(GOOD.frames, truth=np.zeros((3, 3, 2)))], "3 points of truth and 2 names"),
     "unknown label": ([FrameSequence(GOOD.frames, label=3)], "label 3 of 3 classes"),
     "nothing": ([], "nothing in made up"),
@@ -380,7 +386,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "no header": (lambda file: file.attrs.__delitem__("header"), "without their header"),
     "no digest": (lambda file: file.attrs.__delitem__("digest"), "without their header"),
     "header a list": (lambda file: file.attrs.__setitem__("header", np.bytes_("[]")), "without their header"),
-    "other format": (lambda file: _set_header(file, format=99), f"format 99, where this kpagent reads format {FORMAT}"),
+    "other format": (lambda file: _set_header(file, format=99), "format 99, where this kpagent reads formats 1 and 2"),
     "names a number": (lambda file: _set_header(file, truth_names=3), "truth_names"),
     "no frames": (lambda file: file.__delitem__("frames"), "no dataset 'frames'"),
     "no lengths": (lambda file: file.__delitem__("lengths"), "no dataset 'lengths'"),
@@ -397,6 +403,10 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "actions too few": (lambda file: _replace(file, "actions", file["actions"][:-1]), "actions of .* rows"),
     "truth of points": (lambda file: _replace(file, "truth", file["truth"][:, :1]), "1 points, but names of 2"),
     "truth of 3 axes": (lambda file: _replace(file, "truth", file["truth"][..., :1]), r"\(F, P, 2\)"),
+    "keyframes as numbers": (
+        lambda file: _replace(file, "keyframes", file["rewards"][:]),
+        "keyframes of type float32, not bool",
+    ),
     "labels beyond": (lambda file: _replace(file, "labels", file["labels"][:] + 9), "labels outside its 3 classes"),
     # Sequences 0, 1 and 2 have 3, 8 and 3 frames, 3 has 8: row 17 is its fourth.
     "NaN action": (_spoil("actions", np.nan), "NaN or infinity in actions: sequence 3, frame 3"),
@@ -415,6 +425,34 @@ def test_files_of_another_form_are_refused_in_one_line(path: Path, tmp_path: Pat
         Sequences(wrong)
     assert str(wrong) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_files_of_the_first_format_are_read_and_taken_as_finished(tmp_path: Path) -> None:
+    """The first format is the second without keyframes."""
+    sequences = [dataclasses.replace(made(index), keyframes=None) for index in range(5)]
+    path = tmp_path / "old.h5"
+    write_sequences(path, Made(sequences=sequences))
+    assert (Sequences(path).has_keyframes, Sequences(path).header["format"]) == (False, 2)
+    expected = Sequences(path).ordered(3, 100)
+    with h5py.File(path, "r+") as file:
+        _set_header(file, format=1)
+        header = json.loads(bytes(file.attrs["header"]))
+        digests = {name: hashlib.sha256(np.ascontiguousarray(file[name][:]).data) for name in file}
+        whole = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+        for name in sorted(digests):
+            whole.update(f"{name}:{digests[name].hexdigest()};".encode())
+        file.attrs["digest"] = np.bytes_(whole.hexdigest().encode())
+    old = Sequences(path)
+    assert old.header["format"] == 1
+    old.verify()
+    found = old.ordered(3, 100)
+    assert set(found) == {"frames", "actions", "rewards", "truth", "labels"}
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
+    again = Made(sequences=sequences)
+    write_sequences(path, again, resume=True)
+    assert again.made == []
+    assert Sequences(path).digest == old.digest
 
 
 def test_a_damaged_chunk_is_found_when_it_is_read(path: Path, tmp_path: Path) -> None:
