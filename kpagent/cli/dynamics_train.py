@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from kpagent.dynamics.configuration import StructVRNNConfig
     from kpagent.dynamics.learning import LearningConfig, Report
 
-SEQUENCES = 5_000
-"""Of basketball, 50 frames each: 3 GB on the way, some 60 MB on disk."""
 STRETCHES = 100
 """Of 1,000 actions each, of an environment."""
 
@@ -36,7 +34,8 @@ class DynamicsTrain:
     """Learn keypoints and their futures from video, without labels or rewards."""
 
     data: str
-    """basketball, a file of sequences (.h5), a folder of videos, or a Gymnasium id, which is played at random."""
+    """basketball, brownian or pushing, which are made; a file of sequences (.h5); a folder of videos; or a Gymnasium id,
+    which is played at random."""
     out: Path
     """Folder of the run: models, checkpoints, TensorBoard logs, and sequences.h5 where DATA is no such file."""
     preset: Literal["fast", "basketball", "human36m", "dmcs"] = "fast"
@@ -63,7 +62,7 @@ class DynamicsTrain:
     actions: bool = False
     """Let the future depend on actions, which DATA must have."""
     sequences: int | None = None
-    """Sequences of basketball to make (5000), or stretches of 1,000 actions to play (100)."""
+    """Sequences to make (basketball and pushing 5000, brownian 10000), or stretches of 1,000 actions to play (100)."""
     steps: int | None = None
     """Optimiser steps of the dynamics, or of all at once; the preset's, if not given."""
     code_steps: int | None = None
@@ -208,13 +207,15 @@ class DynamicsTrain:
         from kpagent.collect.env_sequences import Play, PlayConfig
         from kpagent.collect.videos import VideoFolder, VideosConfig
         from kpagent.dynamics.learning import require_data
-        from kpagent.envs.basketball import Basketball, BasketballConfig
         from kpagent.envs.making import make_env
+        from kpagent.envs.synthetic import SYNTHETIC
 
         length, size = config.dynamics.observed + config.dynamics.predicted, config.code.image_size
         source: SequenceSource
-        if self.data == "basketball":
-            source = Basketball(_given(self.sequences, SEQUENCES), self.seed, BasketballConfig(image_size=size))
+        has_actions = False
+        if self.data in SYNTHETIC:
+            made = SYNTHETIC[self.data]
+            source, has_actions = made.make(_given(self.sequences, made.sequences), self.seed, size), made.has_actions
         elif Path(self.data).is_dir():
             self._refuse_count("are as many as there are videos in the folder")
             source = VideoFolder(self.data, VideosConfig(size, shortest=length))
@@ -228,13 +229,13 @@ class DynamicsTrain:
             require_data(config, self.data, points=0, actions=0)
             return Play(env, PlayConfig(units, size=size, shortest=length, seed=self.seed), name=self.data)
         require_data(config, self.data, points=len(source.provenance.truth_names), actions=0)
-        if self.actions:
+        if self.actions and not has_actions:
             raise UsageError(f"{self.data} has no actions; leave out --actions")
         return source
 
     def _refuse_count(self, why: str) -> None:
         if self.sequences is not None:
-            raise UsageError(f"--sequences is for basketball and environments: here they {why}")
+            raise UsageError(f"--sequences is for what is made or played: here they {why}")
 
 
 def _given(value: int | None, default: int) -> int:

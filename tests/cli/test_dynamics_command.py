@@ -141,7 +141,7 @@ def test_mistakes_get_one_line_and_leave_nothing(made: Path, tmp_path: Path, cap
         (("--data", str(made / "brief")), "brief.mp4 is too short: it has 9 frames, and 16 are needed"),
         (("--data", "Pnog-v5"), "no .h5 file, no folder and no environment to take data from"),
         (("--data", "basketball", "--sequences", "0"), "count must be at least 1"),
-        (("--data", str(made / "game.h5"), "--sequences", "3"), "--sequences is for basketball and environments"),
+        (("--data", str(made / "game.h5"), "--sequences", "3"), "--sequences is for what is made or played"),
         (("--data", str(made / "game.h5"), "--actions"), "has no actions; leave out --actions"),
         (("--data", "basketball", "--actions"), "basketball has no actions; leave out --actions"),
         (("--data", "ALE/Pong-v5", "--method", "supervised"), "needs true positions, and ALE/Pong-v5 has none"),
