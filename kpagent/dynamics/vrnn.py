@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,11 @@ from torch.nn import functional as F
 
 from kpagent.dynamics.configuration import DynamicsConfig
 from kpagent.dynamics.objectives import best_sample, code_error, gaussian_kl
+from kpagent.training import prefers_bf16
 
 SMALLEST_STD = 1e-4
+MANY = 500
+"""Futures, from which on `imagine` takes products with h in bfloat16, where that is faster: most of its time goes there."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +185,9 @@ class VRNN(nn.Module):
     ) -> Tensor:
         """Futures, by sampling the prior belief at each step.
 
+        From `MANY` futures on, where bfloat16 is the faster precision, products with h are taken in it. A model of the
+        Basketball-like set then strayed, after 50 steps, by 0.7% of the mean distance of its futures from each other.
+
         Args:
             belief: of B sequences.
             steps: frames to foretell.
@@ -205,8 +212,11 @@ class VRNN(nn.Module):
         now = belief.repeat(samples)
         hidden, fed, latent = now.hidden, now.code, now.latent
         futures = hidden.new_empty(count * samples, steps, self.size)
+        advance = self._advance
+        if len(hidden) >= MANY and prefers_bf16(hidden.device):
+            advance = partial(self._advance_quickly, self.gru.weight_hh.bfloat16())
         for t in range(steps):
-            hidden = self._advance(hidden, fed, latent, None if actions is None else actions[:, t])
+            hidden = advance(hidden, fed, latent, None if actions is None else actions[:, t])
             if self.config.stochastic:
                 mean, std = _split(self.prior(hidden))
                 latent = mean + std * _noise(mean, draws)
@@ -218,9 +228,17 @@ class VRNN(nn.Module):
 
     def _advance(self, hidden: Tensor, code: Tensor, latent: Tensor, action: Tensor | None) -> Tensor:
         """The hidden state h after a frame (Eq. 4)."""
-        parts = [code, latent] if action is None else [code, latent, action]
-        after: Tensor = self.gru(torch.cat(parts, dim=-1), hidden)
+        after: Tensor = self.gru(_joined(code, latent, action), hidden)
         return after
+
+    def _advance_quickly(
+        self, weight_hh: Tensor, hidden: Tensor, code: Tensor, latent: Tensor, action: Tensor | None
+    ) -> Tensor:
+        """As `_advance`, with the products of h in the precision of `weight_hh`."""
+        seen = F.linear(_joined(code, latent, action), self.gru.weight_ih, self.gru.bias_ih).chunk(3, dim=-1)
+        kept = (F.linear(hidden.to(weight_hh), weight_hh).float() + self.gru.bias_hh).chunk(3, dim=-1)
+        reset, update = torch.sigmoid(seen[0] + kept[0]), torch.sigmoid(seen[1] + kept[1])
+        return torch.lerp(torch.tanh(seen[2] + reset * kept[2]), hidden, update)
 
     def _decode(self, latent: Tensor, hidden: Tensor) -> Tensor:
         """x̂ (Eq. 3)."""
@@ -244,6 +262,10 @@ class VRNN(nn.Module):
             raise ValueError(f"the model wants actions of {self.config.actions} numbers")
         if actions is not None and not self.config.actions:
             raise ValueError("the model has no actions")
+
+
+def _joined(code: Tensor, latent: Tensor, action: Tensor | None) -> Tensor:
+    return torch.cat([code, latent] if action is None else [code, latent, action], dim=-1)
 
 
 def _gaussian(inputs: int, units: int, latent: int) -> nn.Sequential:

@@ -10,6 +10,7 @@ import torch
 from drawn_sequences import dynamics_config
 from torch import Tensor
 
+from kpagent.dynamics import vrnn
 from kpagent.dynamics.configuration import DynamicsConfig, StructVRNNConfig
 from kpagent.dynamics.vrnn import VRNN
 
@@ -431,6 +432,28 @@ def test_many_samples_are_those_of_a_repeated_belief() -> None:
     assert torch.equal(together, apart.view(2, 3, 4, SIZE))
     own = model.imagine(belief, 4, samples=3, actions=actions[:, None].repeat(1, 3, 1, 1))
     assert torch.equal(together, own)
+
+
+def test_the_quick_step_is_the_gated_unit() -> None:
+    model = lively(dynamics_config(actions=2))
+    hidden, code, latent, action = (torch.randn(7, size) for size in (6, SIZE, 3, 2))
+    with torch.no_grad():
+        quick = model._advance_quickly(model.gru.weight_hh, hidden, code, latent, action)
+        torch.testing.assert_close(quick, model._advance(hidden, code, latent, action))
+
+
+def test_many_futures_are_those_of_few_but_for_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = lively(dynamics_config())
+    belief, _ = model.observe(batch(2)["codes"])
+    exact = model.imagine(belief, 20, samples=40, seed=3)
+    monkeypatch.setattr(vrnn, "MANY", 80)
+    monkeypatch.setattr(vrnn, "prefers_bf16", lambda device: True)
+    quick = model.imagine(belief, 20, samples=40, seed=3)
+    spread = (exact - exact.mean(dim=1, keepdim=True)).norm(dim=-1).mean()
+    strayed = (quick - exact).norm(dim=-1).mean()
+    assert 0 < strayed < 0.02 * spread
+    monkeypatch.setattr(vrnn, "MANY", 81)
+    assert torch.equal(model.imagine(belief, 20, samples=40, seed=3), exact)
 
 
 def test_each_future_takes_its_own_actions() -> None:
