@@ -1,10 +1,10 @@
 """The tables of README and docs, made from benchmarks/results and the zoo: `python -m kpagent.benchmarks.tables README.md`.
 
 A page marks the place of a table with `<!-- figures: BENCHMARK PREFIX [PREFIX ...] -->` and `<!-- end -->`; every figure of
-the benchmark whose name begins with one of the prefixes gets a row. `<!-- tracking: FIGURE [FIGURE ...] -->` marks a table
-with a row for each game and method and a column for each figure, `<!-- atari100k -->` our scores above those that were
-published, `<!-- ablations -->` those of KeyQN with one thing otherwise, `<!-- exploration -->` random options and random
-actions side by side, `<!-- zoo -->` what the headers of the shipped weights say.
+the benchmark whose name begins with one of the prefixes gets a row. `<!-- methods: BENCHMARK FIGURE [FIGURE ...] -->` marks a
+table with a row for each dataset and method and a column for each figure, `<!-- atari100k -->` our scores above those that
+were published, `<!-- ablations -->` those of KeyQN with one thing otherwise, `<!-- exploration -->` random options and
+random actions side by side, `<!-- zoo -->` what the headers of the shipped weights say.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from kpagent.files import write_text
 from kpagent.perception.zoo import shipped
 
 PLACE = re.compile(r"(<!-- figures: (\S+)([^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
-TRACKING = re.compile(r"(<!-- tracking: ([^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+METHODS = re.compile(r"(<!-- methods: (\S+)([^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 ATARI100K = re.compile(r"(<!-- atari100k -->\n).*?(<!-- end -->)", re.DOTALL)
 ABLATED = re.compile(r"(<!-- ablations -->\n).*?(<!-- end -->)", re.DOTALL)
 EXPLORATION = re.compile(r"(<!-- exploration -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -44,10 +44,10 @@ def fill(page: str, results: Path) -> str:
         result = json.loads((results / f"{benchmark}.json").read_text(encoding="utf-8"))
         return f"{opening}{render(result, prefixes.split())}{end}"
 
-    def tracking(place: re.Match[str]) -> str:
-        opening, columns, end = place.groups()
-        result = json.loads((results / "tracking.json").read_text(encoding="utf-8"))
-        return f"{opening}{render_tracking(result, columns.split())}{end}"
+    def methods(place: re.Match[str]) -> str:
+        opening, benchmark, columns, end = place.groups()
+        result = json.loads((results / f"{benchmark}.json").read_text(encoding="utf-8"))
+        return f"{opening}{render_methods(result, columns.split())}{end}"
 
     def atari100k(place: re.Match[str]) -> str:
         result = json.loads((results / "atari100k.json").read_text(encoding="utf-8"))
@@ -60,7 +60,7 @@ def fill(page: str, results: Path) -> str:
 
     page = EXPLORATION.sub(exploration, ABLATED.sub(atari100k, ATARI100K.sub(atari100k, page)))
     page = ZOO.sub(lambda place: f"{place[1]}{render_zoo(shipped())}{place[2]}", PLACE.sub(table, page))
-    return TRACKING.sub(tracking, page)
+    return METHODS.sub(methods, page)
 
 
 def render(result: dict[str, Any], prefixes: list[str]) -> str:
@@ -73,16 +73,15 @@ def render(result: dict[str, Any], prefixes: list[str]) -> str:
     return "\n".join([*rows, "", _measured(result), ""])
 
 
-def render_tracking(result: dict[str, Any], columns: list[str]) -> str:
-    """Tracking as a table: a row for each game and method, the mean over seeds and their range in each column."""
+def render_methods(result: dict[str, Any], columns: list[str]) -> str:
+    """A row for each dataset and method that has such figures, the mean over seeds and their range in each column."""
     figures = result["figures"]
-    rows = [f"| game | method | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
+    rows = [f"| | | {' | '.join(columns)} |", "|---" * (2 + len(columns)) + "|"]
     for path in dict.fromkeys(name.rpartition("/")[0] for name in figures):
-        cells = []
-        for column in columns:
-            figure = figures.get(f"{path}/{column}")
-            cells.append(_with_range(figure) if figure else "")
-        rows.append(f"| {path.replace('/', ' | ')} | {' | '.join(cells)} |")
+        found = [figures.get(f"{path}/{column}") for column in columns]
+        if any(found):
+            cells = [_with_range(figure) if figure else "" for figure in found]
+            rows.append(f"| {path.replace('/', ' | ')} | {' | '.join(cells)} |")
     return "\n".join([*rows, "", _measured(result), ""])
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from kpagent.benchmarks.tables import fill, render_ablations, render_atari100k, render_tracking
+from kpagent.benchmarks.tables import fill, render_ablations, render_atari100k, render_methods
 from kpagent.perception.zoo import shipped
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +34,7 @@ def test_the_page_of_the_zoo_says_what_the_headers_say() -> None:
         assert (ROOT / "docs" / "images" / "zoo" / f"{name}.png").exists()
 
 
-def test_tracking_has_a_row_a_method_with_the_range_over_seeds() -> None:
+def test_each_method_with_such_figures_has_a_row_with_the_range_over_seeds() -> None:
     result = {
         "command": "kpagent bench tracking",
         "date": "2026-01-02T03:04:05Z",
@@ -42,14 +42,16 @@ def test_tracking_has_a_row_a_method_with_the_range_over_seeds() -> None:
         "figures": {
             "pong/transporter/recall@200": {"value": 0.9, "unit": "", "per_seed": [0.8, 1.0]},
             "pong/jakab/recall@1": {"value": 0.5, "unit": "", "per_seed": [0.5]},
+            "pong/pixels/switches": {"value": 2, "unit": "", "per_seed": [2]},
         },
     }
-    rows = render_tracking(result, ["recall@1", "recall@200"]).splitlines()
-    assert rows[:4] == [
-        "| game | method | recall@1 | recall@200 |",
+    rows = render_methods(result, ["recall@1", "recall@200"]).splitlines()
+    assert rows[:5] == [
+        "| | | recall@1 | recall@200 |",
         "|---|---|---|---|",
         "| pong | transporter |  | 0.9 (0.8 to 1) |",
         "| pong | jakab | 0.5 |  |",
+        "",
     ]
 
 
