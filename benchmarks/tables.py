@@ -1,8 +1,8 @@
 """The tables of README and docs, made from benchmarks/results and the zoo: `python -m kpagent.benchmarks.tables README.md`.
 
 A page marks the place of a table with `<!-- figures: BENCHMARK PREFIX [PREFIX ...] -->` and `<!-- end -->`; every figure of
-the benchmark whose name begins with one of the prefixes gets a row. `<!-- methods: BENCHMARK FIGURE [FIGURE ...] -->` marks a
-table with a row for each dataset and method and a column for each figure, `<!-- atari100k -->` our scores above those that
+the benchmark whose name begins with one of the prefixes gets a row. `<!-- methods: BENCHMARK FIGURE [FIGURE ...] -->` marks
+a table with a row for each dataset and method and a column for each figure, `<!-- atari100k -->` our scores above those that
 were published, `<!-- ablations -->` those of KeyQN with one thing otherwise, `<!-- exploration -->` random options and
 random actions side by side, `<!-- zoo -->` what the headers of the shipped weights say.
 """

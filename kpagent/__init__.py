@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from kpagent.keypoints import Keypoints
     from kpagent.perception.transporter import Transporter, TransporterConfig
     from kpagent.perception.zoo import load
+    from kpagent.subgoals.keyin import KeyIn
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "KeyIn",
     "KeyQN",
     "KeypointObservation",
     "KeypointOptions",
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "KeyIn": "kpagent.subgoals.keyin",
     "KeyQN": "kpagent.agents.keyqn",
     "KeypointObservation": "kpagent.envs",
     "KeypointOptions": "kpagent.agents.keypoint_options",

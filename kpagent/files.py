@@ -107,6 +107,25 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, header
 
 
+def require_fit(path: str | Path, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not those of a model.
+
+    Args:
+        path: where they came from, for the message.
+        tensors: by name.
+        wanted: tensors of the same names, shapes and types, on any device; their values do not matter.
+
+    Raises:
+        UsageError: others, or numbers among them that are not finite.
+    """
+    expected, found = _forms(wanted), _forms(tensors)
+    if expected != found:
+        name = sorted(expected.items() ^ found.items())[0][0]
+        raise UsageError(f"{path} does not fit its configuration: {name} is {found.get(name)}, not {expected.get(name)}")
+    if not all(bool(value.isfinite().all()) for value in tensors.values()):
+        raise UsageError(f"{path} holds weights that are not finite numbers")
+
+
 def read_header(path: str | Path) -> dict[str, Any]:
     """The header alone of a file of `save_tensors`, without reading its tensors.
 
@@ -121,6 +140,10 @@ def read_header(path: str | Path) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise UsageError(f"{path} is no weights file of kpagent")
     return header
+
+
+def _forms(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    return {name: f"{tuple(value.shape)} {value.dtype}" for name, value in tensors.items()}
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:

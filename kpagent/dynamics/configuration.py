@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from kpagent.errors import UsageError
+from kpagent.fields import is_whole, require, require_types
 
 
 @dataclass(frozen=True)
@@ -49,13 +48,13 @@ class CodeConfig:
     """Weight of the squared distance between the first keypoints and true positions; 0 learns without any."""
 
     def __post_init__(self) -> None:
-        _refuse_types(self)
+        require_types(self)
         object.__setattr__(self, "filters", tuple(self.filters))
         checks = {
             "num_keypoints must be from 1 to 256": 1 <= self.num_keypoints <= 256,
             "kind must be keypoints, vector or perception": self.kind in ("keypoints", "vector", "perception"),
             "filters must be from 1 to 1024, at one scale or more": len(self.filters) >= 1
-            and all(_is_whole(filters) and 1 <= filters <= 1024 for filters in self.filters),
+            and all(is_whole(filters) and 1 <= filters <= 1024 for filters in self.filters),
             "patch must be at least 1": self.patch >= 1,
             "image_size must be a multiple of patch and of each halving, with maps of at least 4 cells": self.patch >= 1
             and self.image_size % (self.patch * 2 ** (len(self.filters) - 1)) == 0
@@ -71,7 +70,7 @@ class CodeConfig:
             "weight_decay must not be negative": self.weight_decay >= 0,
             "supervision must not be negative": self.supervision >= 0,
         }
-        _refuse(self, checks)
+        require(self, checks)
 
     @property
     def map_size(self) -> int:
@@ -122,7 +121,7 @@ class DynamicsConfig:
     """Numbers in an action; 0 for a model without actions."""
 
     def __post_init__(self) -> None:
-        _refuse_types(self)
+        require_types(self)
         sizes = ("latent", "prior_units", "posterior_units", "rnn_units", "samples", "predicted")
         shares = ("kl_anneal", "own_observed", "own_predicted")
         checks = (
@@ -131,7 +130,7 @@ class DynamicsConfig:
             | {f"{name} must be from 0 to 1": 0 <= getattr(self, name) <= 1 for name in shares}
             | {"kl_scale must not be negative": self.kl_scale >= 0, "actions must not be negative": self.actions >= 0}
         )
-        _refuse(self, checks)
+        require(self, checks)
 
 
 @dataclass(frozen=True)
@@ -191,31 +190,3 @@ class StructVRNNConfig:
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
         return dataclasses.asdict(self)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _refuse_types(config: Any) -> None:
-    """Values of another type than their field's default, which a header or a caller may bring."""
-    for one in dataclasses.fields(config):
-        value = getattr(config, one.name)
-        if isinstance(one.default, bool):
-            wanted, holds = "true or false", isinstance(value, bool)
-        elif isinstance(one.default, int):
-            wanted, holds = "a whole number", _is_whole(value)
-        elif isinstance(one.default, float):
-            wanted, holds = "a finite number", (_is_whole(value) or isinstance(value, float)) and math.isfinite(value)
-        elif isinstance(one.default, tuple):
-            wanted, holds = "a list of whole numbers", isinstance(value, tuple | list)
-        else:
-            wanted, holds = "a word", isinstance(value, str)
-        if not holds:
-            raise UsageError(f"{one.name} must be {wanted}; got {value!r}")
-
-
-def _refuse(config: Any, checks: dict[str, bool]) -> None:
-    for message, holds in checks.items():
-        if not holds:
-            raise UsageError(f"{message}; got {getattr(config, message.split()[0])!r}")

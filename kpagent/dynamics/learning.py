@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +23,8 @@ from kpagent.dynamics.motion_start import MotionStart, MotionStartConfig, start_
 from kpagent.dynamics.rollouts import film, keypoint_sheet, rebuild, roll_out
 from kpagent.dynamics.struct_vrnn import StructVRNN
 from kpagent.errors import UsageError
-from kpagent.files import read_header, write_json
+from kpagent.files import read_header
+from kpagent.run_folder import claim
 from kpagent.training import Batches, TrainingConfig, describe, train
 
 Stage = Literal["start", "joint", "code", "encoding", "dynamics"]
@@ -166,7 +166,8 @@ def learn(
     held_out = HeldOut(others, model.config)
     source = {name: sequences.header[name] for name in ("source", "name", "seed")}
     about = {**(provenance or {}), "data": source | {"sequences": len(sequences), "digest": sequences.digest}}
-    _claim(out, {"model": model.config.to_dict(), "learning": describe(config), "provenance": about}, resume)
+    settings = {"model": model.config.to_dict(), "learning": describe(config), "provenance": about}
+    claim(out, settings, begun=holds_run(out), resume=resume)
     return _Run(model, training, held_out, config, out, about, resume).go()
 
 
@@ -305,26 +306,3 @@ class _Run:
         if not self._steps_done(self.last) or not (self.out / BEST).exists():
             return math.inf
         return float(read_header(self.out / BEST)["provenance"]["held_out"]["loss"])
-
-
-def _claim(out: Path, settings: Mapping[str, Any], resume: bool) -> None:
-    path = out / "config.json"
-    if holds_run(out):
-        if not resume:
-            raise UsageError(f"{out} holds a run already; add --resume to take it up, or choose another --out")
-        try:
-            was = _flat(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            raise UsageError(f"{path} does not say how the run was started; choose another --out") from None
-        for name, value in _flat(json.loads(json.dumps(settings))).items():
-            if was.get(name) != value:
-                raise UsageError(f"the run in {out} has {name} {was.get(name)}, not {value}; resume it as it was started")
-    write_json(path, settings)
-
-
-def _flat(settings: Any, name: str = "") -> dict[str, Any]:
-    """The settings of a run by their names, joined by points."""
-    if not isinstance(settings, dict):
-        return {name: settings}
-    parts = [_flat(value, f"{name}.{key}".lstrip(".")) for key, value in settings.items()]
-    return {key: value for part in parts for key, value in part.items()}

@@ -15,7 +15,7 @@ from kpagent.dynamics.configuration import StructVRNNConfig
 from kpagent.dynamics.frame_code import PerceptionCode, new_frame_code
 from kpagent.dynamics.vrnn import VRNN, Belief
 from kpagent.errors import UsageError
-from kpagent.files import load_tensors, save_tensors
+from kpagent.files import load_tensors, require_fit, save_tensors
 from kpagent.keypoints import Keypoints
 from kpagent.perception.detector import KeypointDetector
 from kpagent.perception.methods import detector_from_tensors
@@ -209,12 +209,7 @@ class StructVRNN(nn.Module):
         except (TypeError, KeyError, ValueError) as error:
             raise UsageError(f"{path} has no valid configuration: {error}") from error
         own = {name: value for name, value in model.state_dict().items() if not name.startswith(PERCEPTION)}
-        wanted, found = _forms(own), _forms(tensors)
-        if wanted != found:
-            name = sorted(wanted.items() ^ found.items())[0][0]
-            raise UsageError(f"{path} does not fit its configuration: {name} is {found.get(name)}, not {wanted.get(name)}")
-        if not all(bool(value.isfinite().all()) for value in tensors.values()):
-            raise UsageError(f"{path} holds weights that are not finite numbers")
+        require_fit(path, tensors, own)
         # Not strictly: the perception model has its tensors already.
         model.load_state_dict(tensors, assign=True, strict=False)
         return model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -241,10 +236,6 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.train(training)
-
-
-def _forms(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    return {name: f"{tuple(value.shape)} {value.dtype}" for name, value in tensors.items()}
 
 
 def _tensor(values: Any, device: torch.device) -> Any:

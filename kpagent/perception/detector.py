@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from kpagent.errors import UsageError
-from kpagent.files import load_tensors, save_tensors
+from kpagent.files import load_tensors, require_fit, save_tensors
 from kpagent.frames import fold_patches, to_cells, to_images
 from kpagent.keypoints import Keypoints, gaussian_maps, joint_expectation, marginal_expectation, pool_features
 from kpagent.perception.inference import fold
@@ -295,15 +295,10 @@ class KeypointDetector(nn.Module, ABC):
             raise UsageError(f"{path} has no valid configuration: {error}") from error
         if header.get("inference_only"):
             model.drop_training_only()
-        wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+        wanted = model.state_dict()
         if header.get("inference_only"):
-            wanted = {name: shape for name, shape in wanted.items() if model._needed_for_inference(name)}
-        found = {name: tuple(value.shape) for name, value in tensors.items()}
-        if wanted != found:
-            name = sorted(wanted.items() ^ found.items())[0][0]
-            raise UsageError(f"{path} does not fit its configuration: {name} is {found.get(name)}, not {wanted.get(name)}")
-        if not all(bool(value.isfinite().all()) for value in tensors.values()):
-            raise UsageError(f"{path} holds weights that are not finite numbers")
+            wanted = {name: value for name, value in wanted.items() if model._needed_for_inference(name)}
+        require_fit(path, tensors, wanted)
         model.load_state_dict(tensors, strict=False)
         return model.eval()
 

@@ -232,7 +232,7 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "other K": (lambda tensors, header: header["config"].update(num_keypoints=4), "does not fit its configuration: "),
     "image size": (lambda tensors, header: header["config"].update(image_size=31), "patch must .*divide image_size"),
     "missing": (lambda tensors, header: tensors.pop("keynet.1.bias"), r"keynet.1.bias is None, not \([34],\)"),
-    "extra": (lambda tensors, header: tensors.update(more=torch.ones(2)), r"more is \(2,\), not None"),
+    "extra": (lambda tensors, header: tensors.update(more=torch.ones(2)), r"more is \(2,\) torch.float32, not None"),
     "not inference": (lambda tensors, header: header.update(inference_only=True), "does not fit its configuration: "),
     "nan": (lambda tensors, header: tensors["keynet.1.bias"][:1].fill_(torch.nan), "not finite numbers"),
     "infinite": (lambda tensors, header: tensors["keynet.1.bias"][:1].fill_(torch.inf), "not finite numbers"),

@@ -1,0 +1,1 @@
+"""Sequences to keyframes: KeyIn and its baselines."""
