@@ -64,6 +64,14 @@ def test_explore_options(weights: str, tmp_path: Path) -> None:
     assert "PPO learned from 64 options" in printed
 
 
+def test_find_keyframes(tmp_path: Path) -> None:
+    few = ("--sequences", "60", "--interpolator-steps", "2", "--steps", "2")
+    printed = run("find_keyframes.py", *few, "--out", "run", folder=tmp_path)
+    for name in ("inferred", "searched", "constant", "random"):
+        assert re.search(rf"^{name}: F1 \d\.\d\d, \d\.\d\d within one frame$", printed, re.MULTILINE)
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
 def test_every_script_runs_in_a_test_of_its_own() -> None:
     tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     assert {script.stem for script in SCRIPTS.glob("*.py")} <= tested

@@ -83,13 +83,14 @@ class KeyInConfig:
     """Loss of each keyframe that is expected inside the sequence. The paper has none: its Eq. 3 takes a mean over keyframes,
     so that superfluous ones cost nothing."""
     guide_share: float = 0.0
-    """Share of the training of keyframes over which offsets are drawn, less and less, to those of the best way to cut a
-    sequence that the interpolator knows. The paper has no such guide. Without one, a pattern of offsets that is the same for
-    all sequences may settle soon, and is hard to leave: an offset that changes moves all keyframes after it."""
+    """Share of the training of keyframes, from its start, in which offsets are drawn to those of the best way to cut a
+    sequence that the interpolator knows; a keyframe is then predicted from the true frame at the end of the offsets before.
+    The paper has no such guide. Without one, a pattern of offsets that is the same for all sequences may settle soon, and
+    is hard to leave: an offset that changes moves all keyframes after it."""
     guide_scale: float = 1.0
-    """Weight of the cross-entropy with these offsets at the start, a mean over keyframes."""
+    """Weight of the cross-entropy with these offsets, a mean over keyframes."""
     guided: int = 8
-    """Of how many sequences of a batch the best way is sought."""
+    """How many sequences of a batch are guided."""
     shortest_segment: int = 2
     """Least offset on which the interpolator is learned."""
     longest_segment: int = 8
@@ -156,6 +157,10 @@ class KeyInConfig:
             "attention": "time",
             "code_scale": 10.0,
             "sequence_scale": 100.0,
+            "keyframe_cost": 1.0,
+            "guide_share": 1.0,
+            "guide_scale": 10.0,
+            "guided": 15,
         }
         return cls(CodecConfig("codes", size), **(fields | times))
 

@@ -107,8 +107,8 @@ class KeyIn(nn.Module):
         codes = codec.encode(observed)
         given, future = codes.split([config.given, config.frames], dim=1)
         noise = torch.randn(len(codes), config.keyframes, config.latent, generator=draws, device=self.device)
-        guide = 1 - float(batch.get("progress", 1.0)) / config.guide_share if config.guide_share else 0.0
-        best = self._best_offsets(codes[: config.guided], observed[: config.guided]) if guide > 0 else None
+        guided = slice(config.guided if float(batch.get("progress", 1.0)) < config.guide_share else 0)
+        best = self._best_offsets(codes[guided], observed[guided]) if guided.stop else None
         found = self.predictor(codec, given, noise, future, best)
         assert found.mean is not None
         assert found.std is not None
@@ -138,7 +138,7 @@ class KeyIn(nn.Module):
             loss = torch.stack([scales[name] * value for name, value in parts.items()]).sum()
             if best is not None:
                 parts["guide"] = _surprise(found.offsets[: len(best)], best)
-                loss = loss + config.guide_scale * guide * parts["guide"]
+                loss = loss + config.guide_scale * parts["guide"]
             if config.keyframe_cost:
                 loss = loss + config.keyframe_cost * expected.mean()
             metrics = {name: value.detach() for name, value in parts.items()} | {"keyframes": expected.detach().mean()}

@@ -45,9 +45,9 @@ class LearningConfig:
 
     joint: bool = False
     """Learn everything at once: the ablation that shows what two stages are for."""
-    interpolator: TrainingConfig = field(default_factory=lambda: _training(6_000))
+    interpolator: TrainingConfig = field(default_factory=lambda: _training(8_000, 1e-3))
     """Of the first stage."""
-    keyframes: TrainingConfig = field(default_factory=lambda: _training(12_000))
+    keyframes: TrainingConfig = field(default_factory=lambda: _training(4_000, 2e-3))
     """Of the second stage; of both, where everything is learned at once."""
     held_out: float = 0.1
     """Share of the sequences that is not learned from."""
@@ -266,8 +266,8 @@ class _Run:
         return float(read_header(self.out / BEST)["provenance"]["held_out"]["loss"])
 
 
-def _training(steps: int) -> TrainingConfig:
-    return TrainingConfig(steps=steps, batch_size=30, learning_rate=1e-3, anneal=True)
+def _training(steps: int, learning_rate: float) -> TrainingConfig:
+    return TrainingConfig(steps=steps, batch_size=30, learning_rate=learning_rate, warm_up=200, anneal=True)
 
 
 def _require_length(sequences: Sequences | CodeSequences, length: int, what: str) -> None:

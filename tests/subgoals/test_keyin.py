@@ -152,7 +152,7 @@ def test_the_guide_says_where_the_interpolator_errs_least(monkeypatch: pytest.Mo
     unweighted = KeyIn(replace(model.config, guide_scale=0.0))
     unweighted.load_state_dict(model.state_dict())
     monkeypatch.setattr(unweighted.interpolator, "costs", lambda codes, observed: costs)
-    for progress, scale in ((0.0, 2.0), (0.25, 1.0), (0.5, 0.0), (1.0, 0.0)):
+    for progress, scale in ((0.0, 2.0), (0.25, 2.0), (0.5, 0.0), (1.0, 0.0)):
         batch = BATCH | {"progress": progress}
         loss, metrics = model.loss(batch)
         assert (loss - unweighted.loss(batch)[0]).item() == pytest.approx(scale * expected.item(), rel=1e-3, abs=1e-6)
