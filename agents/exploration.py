@@ -24,6 +24,7 @@ from kpagent.agents.option_learner import OptionLearner, OptionLearningConfig
 from kpagent.agents.option_network import OptionNetwork, OptionNetworkConfig
 from kpagent.collect.replay import Segments
 from kpagent.errors import UsageError
+from kpagent.fields import require
 from kpagent.files import write_json
 from kpagent.perception.detector import KeypointDetector
 from kpagent.perception.methods import new_detector
@@ -100,9 +101,7 @@ class ExplorationConfig:
             "watch_every must be at least 1": self.watch_every >= 1,
             "seed must not be negative": self.seed >= 0,
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise UsageError(f"{message}; got {getattr(self, message.split()[0])!r}")
+        require(self, checks)
 
 
 class Crew(Protocol):

@@ -37,6 +37,7 @@ from kpagent.agents.value_atoms import gaussian_histogram
 from kpagent.collect.replay import SegmentReplay, Segments
 from kpagent.envs.keypoint_observation import keypoint_space
 from kpagent.errors import UsageError
+from kpagent.fields import require
 from kpagent.training import prefers_bf16
 
 SelfKeyQN = TypeVar("SelfKeyQN", bound="KeyQN")
@@ -210,9 +211,7 @@ class KeyQN(OffPolicyAlgorithm):
             "jitter must not be negative": self.jitter >= 0,
             "precision must be auto, bf16 or float32": self.precision in ("auto", "bf16", "float32"),
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise UsageError(f"{message}; got {getattr(self, message.split()[0])!r}")
+        require(self, checks)
 
     def _setup_model(self) -> None:
         self._setup_lr_schedule()

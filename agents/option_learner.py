@@ -17,7 +17,7 @@ from kpagent.agents.option_network import OptionNetwork
 from kpagent.agents.targets import q_lambda_targets
 from kpagent.collect.frame_replay import FRAME
 from kpagent.collect.replay import Segments
-from kpagent.errors import UsageError
+from kpagent.fields import require
 from kpagent.perception.detector import KeypointDetector
 from kpagent.training import prefers_bf16
 
@@ -59,9 +59,7 @@ class OptionLearningConfig:
             "tau must be in (0, 1]": 0 < self.tau <= 1,
             "max_grad_norm must be positive": self.max_grad_norm > 0,
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise UsageError(f"{message}; got {getattr(self, message.split()[0])!r}")
+        require(self, checks)
 
 
 class OptionLearner:

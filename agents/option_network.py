@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kpagent.agents.intrinsic import DIRECTIONS
 from kpagent.agents.recurrence import State, unroll
-from kpagent.errors import UsageError
+from kpagent.fields import require
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,7 @@ class OptionNetworkConfig:
             "embedding must be at least 1": self.embedding >= 1,
             "hidden must be at least 1": self.hidden >= 1,
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise UsageError(f"{message}; got {getattr(self, message.split()[0])!r}")
+        require(self, checks)
 
 
 class OptionNetwork(nn.Module):

@@ -28,6 +28,7 @@ from kpagent.collect.trajectories import PairBatch
 from kpagent.envs.players import newest_frames
 from kpagent.envs.vec_env import GymnasiumVecEnv
 from kpagent.errors import UsageError
+from kpagent.fields import require
 from kpagent.frames import resize
 from kpagent.perception.detector import KeypointDetector
 from kpagent.perception.methods import load_detector, load_for_training, new_detector
@@ -90,9 +91,7 @@ class TuningConfig:
             "offset must be two numbers from 1 on that do not fall": len(self.offset) == 2
             and 1 <= self.offset[0] <= self.offset[1],
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise UsageError(f"{message}; got {getattr(self, message.split()[0])!r}")
+        require(self, checks)
 
     @property
     def schedule(self) -> tuple[int, ...]:

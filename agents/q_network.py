@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kpagent.agents.recurrence import State, unroll
 from kpagent.agents.thermometer import thermometer
-from kpagent.errors import UsageError
+from kpagent.fields import require
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,7 @@ class NetworkConfig:
             "atoms must be at least 1": self.atoms >= 1,
             "value_range must rise": self.value_range[0] < self.value_range[1],
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise UsageError(f"{message}; got {getattr(self, message.split()[0])!r}")
+        require(self, checks)
 
 
 class KeypointQNetwork(nn.Module):

@@ -121,6 +121,7 @@ class Atari100k:
         from kpagent.benchmarks.games import find_game
         from kpagent.benchmarks.literature import GAMES
         from kpagent.errors import UsageError
+        from kpagent.fields import require
 
         checks = {
             "games must be given, each once": bool(self.games) and len(set(self.games)) == len(self.games),
@@ -131,9 +132,7 @@ class Atari100k:
             "episodes must be at least 1": self.episodes >= 1,
             "jobs must be at least 1": self.jobs >= 1,
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise UsageError(f"{message}; got {getattr(self, message.split()[0])!r}")
+        require(self, checks)
         for method in self.methods:
             if method not in METHODS:
                 raise UsageError(f"no method {method!r}; there are {', '.join(METHODS)}")

@@ -118,7 +118,7 @@ class Exploration:
     def _check(self) -> None:
         from kpagent.benchmarks.exploration_runs import make_config
         from kpagent.envs.atari import FRAME_SKIP
-        from kpagent.errors import UsageError
+        from kpagent.fields import require
         from kpagent.training import pick_device
 
         checks = {
@@ -133,9 +133,7 @@ class Exploration:
             "keypoints must be at least 1": self.keypoints >= 1,
             "jobs must be at least 1": self.jobs >= 1,
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise UsageError(f"{message}; got {getattr(self, message.split()[0])!r}")
+        require(self, checks)
         for game in self.games:
             make_config(self.seeds[0], self.frames, self._settings(game))
         pick_device(self.device)

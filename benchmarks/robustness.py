@@ -73,6 +73,7 @@ class Robustness:
 
     def _check(self) -> None:
         from kpagent.errors import UsageError
+        from kpagent.fields import require
 
         for case in self.cases:
             if case not in CASES:
@@ -82,9 +83,7 @@ class Robustness:
             "episodes must be at least 1": self.episodes >= 1,
             "length must be at least 1": self.length >= 1,
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise UsageError(f"{message}; got {getattr(self, message.split()[0])!r}")
+        require(self, checks)
 
     def _models(self, case: str, origin: str, variant: str, game: Game, say: Callable[[str], None]) -> list[Any]:
         """One model a seed; the shipped weights have but one."""

@@ -123,7 +123,7 @@ class Scaling:
     def _check(self) -> None:
         from kpagent.collect.distributed import require_workers
         from kpagent.drawing import require_writable
-        from kpagent.errors import UsageError
+        from kpagent.fields import require
         from kpagent.training import pick_device
 
         checks = {
@@ -132,9 +132,7 @@ class Scaling:
             "seconds must be positive": self.seconds > 0,
             "rounds must be at least 1": self.rounds >= 1,
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise UsageError(f"{message}; got {getattr(self, message.split()[0])!r}")
+        require(self, checks)
         require_workers(self.counts()[-1], None, "actors")
         pick_device(self.device)
         if self.pictures is not None:

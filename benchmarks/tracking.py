@@ -106,6 +106,7 @@ class Tracking:
     def _check(self) -> None:
         from kpagent.benchmarks.games import require_games
         from kpagent.errors import UsageError
+        from kpagent.fields import require
         from kpagent.perception.methods import METHODS
 
         require_games(self.games)
@@ -120,9 +121,7 @@ class Tracking:
             "length must be at least 1": self.length >= 1,
             "weights must be one a game": len(self.weights) in (0, len(self.games)),
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise UsageError(f"{message}; got {getattr(self, message.split()[0])!r}")
+        require(self, checks)
         if self.pictures is not None:
             from kpagent.drawing import require_writable
 

@@ -239,6 +239,7 @@ class Video:
         from kpagent.errors import UsageError
         from kpagent.evaluation.i3d import SMALLEST_LENGTH
         from kpagent.evaluation.perceptual import load_i3d, load_vgg
+        from kpagent.fields import require
         from kpagent.training import pick_device
 
         checks = {
@@ -256,9 +257,7 @@ class Video:
             "heatmap must be at least 1": self.heatmap is None or self.heatmap >= 1,
             "jobs must be at least 1": self.jobs >= 1,
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise UsageError(f"{message}; got {getattr(self, message.split()[0])!r}")
+        require(self, checks)
         BasketballConfig(frames=self.frames)
         dynamics = self._model(FULL).dynamics
         needed = dynamics.observed + max(dynamics.predicted, self.predicted)

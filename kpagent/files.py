@@ -107,6 +107,24 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, header
 
 
+def require_kind(path: str | Path, header: Mapping[str, Any], kind: str, version: int) -> None:
+    """Refuse a file of another model, or of a version that is not this one's.
+
+    Args:
+        path: of the file, for the message.
+        header: of it, with `model` and `format`.
+        kind: the model that is wanted.
+        version: its format.
+
+    Raises:
+        UsageError: another.
+    """
+    if header.get("model") != kind:
+        raise UsageError(f"{path} holds a {header.get('model')!r}, not a {kind}")
+    if header.get("format") != version:
+        raise UsageError(f"{path} has format {header.get('format')!r}; this kpagent reads format {version}")
+
+
 def require_fit(path: str | Path, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
     """Refuse tensors that are not those of a model.
 

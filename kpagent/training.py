@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from kpagent.errors import UsageError
+from kpagent.fields import require
 from kpagent.files import load_tensors, save_tensors
 
 Precision = Literal["auto", "bf16", "float32"]
@@ -70,10 +71,7 @@ class TrainingConfig:
             "precision must be auto, bf16 or float32": self.precision in ("auto", "bf16", "float32"),
             "seed must be at least 0": self.seed >= 0,
         }
-        for message, holds in checks.items():
-            if not holds:
-                value = getattr(self, message.split()[0])
-                raise UsageError(f"{message}; got {value!r}")
+        require(self, checks)
 
 
 @dataclass(frozen=True)

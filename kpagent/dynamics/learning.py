@@ -23,6 +23,7 @@ from kpagent.dynamics.motion_start import MotionStart, MotionStartConfig, start_
 from kpagent.dynamics.rollouts import film, keypoint_sheet, rebuild, roll_out
 from kpagent.dynamics.struct_vrnn import StructVRNN
 from kpagent.errors import UsageError
+from kpagent.fields import require
 from kpagent.files import read_header
 from kpagent.run_folder import claim
 from kpagent.training import Batches, TrainingConfig, describe, train
@@ -86,9 +87,7 @@ class LearningConfig:
             "held_out must be above 0 and below 1": 0 < self.held_out < 1,
             "evaluate_every must be at least 1": self.evaluate_every >= 1,
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise UsageError(f"{message}; got {getattr(self, message.split()[0])!r}")
+        require(self, checks)
 
 
 @dataclass(frozen=True)

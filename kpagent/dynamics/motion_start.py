@@ -21,7 +21,7 @@ from torch.nn.functional import adaptive_avg_pool2d, one_hot
 
 from kpagent.collect.sequences import Sequences
 from kpagent.dynamics.frame_code import KeypointCode
-from kpagent.errors import UsageError
+from kpagent.fields import require
 from kpagent.training import Precision, TrainingConfig
 
 _DRAW = 4
@@ -57,9 +57,7 @@ class MotionStartConfig:
             "every must be at least 1": self.every >= 1,
             "share must be above 0 and below 1": 0 < self.share < 1,
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise UsageError(f"{message}; got {getattr(self, message.split()[0])!r}")
+        require(self, checks)
 
     def training(self, seed: int, precision: Precision = "auto") -> TrainingConfig:
         """How `kpagent.training.train` is to train a `MotionStart`."""

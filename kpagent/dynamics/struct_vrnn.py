@@ -15,7 +15,7 @@ from kpagent.dynamics.configuration import StructVRNNConfig
 from kpagent.dynamics.frame_code import PerceptionCode, new_frame_code
 from kpagent.dynamics.vrnn import VRNN, Belief
 from kpagent.errors import UsageError
-from kpagent.files import load_tensors, require_fit, save_tensors
+from kpagent.files import load_tensors, require_fit, require_kind, save_tensors
 from kpagent.keypoints import Keypoints
 from kpagent.perception.detector import KeypointDetector
 from kpagent.perception.methods import detector_from_tensors
@@ -190,10 +190,7 @@ class StructVRNN(nn.Module):
             UsageError: no such file, damaged, altered, of another model or version, or tensors that do not fit.
         """
         tensors, header = load_tensors(path)
-        if header.get("model") != KIND:
-            raise UsageError(f"{path} holds a {header.get('model')!r}, not a {KIND}")
-        if header.get("format") != FORMAT:
-            raise UsageError(f"{path} has format {header.get('format')!r}; this kpagent reads format {FORMAT}")
+        require_kind(path, header, KIND, FORMAT)
         perception = None
         if "perception" in header:
             inner = {name: value for name, value in tensors.items() if name.startswith(PERCEPTION)}

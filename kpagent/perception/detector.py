@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from kpagent.errors import UsageError
-from kpagent.files import load_tensors, require_fit, save_tensors
+from kpagent.fields import require
+from kpagent.files import load_tensors, require_fit, require_kind, save_tensors
 from kpagent.frames import fold_patches, to_cells, to_images
 from kpagent.keypoints import Keypoints, gaussian_maps, joint_expectation, marginal_expectation, pool_features
 from kpagent.perception.inference import fold
@@ -83,10 +84,7 @@ class DetectorConfig:
     def __post_init__(self) -> None:
         for name in ("filters", "strides"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for message, holds in self._checks().items():
-            if not holds:
-                value = getattr(self, message.split()[0])
-                raise UsageError(f"{message}; got {value!r}")
+        require(self, self._checks())
 
     def _checks(self) -> dict[str, bool]:
         """Whether each field is as it must be, by a message that begins with the field's name."""
@@ -284,10 +282,7 @@ class KeypointDetector(nn.Module, ABC):
         Raises:
             UsageError: of another model or version, or tensors that do not fit.
         """
-        if header.get("model") != cls.kind:
-            raise UsageError(f"{path} holds a {header.get('model')!r}, not a {cls.kind}")
-        if header.get("format") != FORMAT:
-            raise UsageError(f"{path} has format {header.get('format')!r}; this kpagent reads format {FORMAT}")
+        require_kind(path, header, cls.kind, FORMAT)
         try:
             # Weights from before there was `difference` were trained without.
             model = cls(cls.config_type(**({"difference": False} | header["config"])), header.get("provenance"))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kpagent.errors import UsageError
+from kpagent.fields import require
 from kpagent.perception.detector import KeypointDetector
 from kpagent.perception.pretraining import copy_loss, pixel_weights
 from kpagent.perception.reconstructor import Reconstructor
@@ -55,9 +55,7 @@ class OnlineConfig:
             "tolerance must not be negative": self.tolerance >= 0,
             "revive_every must not be negative": self.revive_every >= 0,
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise UsageError(f"{message}; got {getattr(self, message.split()[0])!r}")
+        require(self, checks)
 
 
 class OnlineTrainer:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kpagent.errors import UsageError
-from kpagent.files import load_tensors, require_fit, save_tensors
+from kpagent.files import load_tensors, require_fit, require_kind, save_tensors
 from kpagent.subgoals import soft_time
 from kpagent.subgoals.codecs import FrameCodec
 from kpagent.subgoals.configuration import KeyInConfig
@@ -343,10 +343,7 @@ class KeyIn(nn.Module):
             UsageError: no such file, damaged, altered, of another model or version, or tensors that do not fit.
         """
         tensors, header = load_tensors(path)
-        if header.get("model") != KIND:
-            raise UsageError(f"{path} holds a {header.get('model')!r}, not a {KIND}")
-        if header.get("format") != FORMAT:
-            raise UsageError(f"{path} has format {header.get('format')!r}; this kpagent reads format {FORMAT}")
+        require_kind(path, header, KIND, FORMAT)
         try:
             # Without memory, which a configuration that does not fit could ask too much of.
             with torch.device("meta"):

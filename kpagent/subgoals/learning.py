@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from kpagent.collect.sequences import Sequences
 from kpagent.errors import UsageError
+from kpagent.fields import require
 from kpagent.files import read_header
 from kpagent.run_folder import claim
 from kpagent.subgoals.code_sequences import CodeSequences
@@ -71,9 +72,7 @@ class LearningConfig:
             "held_out must be above 0 and below 1": 0 < self.held_out < 1,
             "evaluate_every must be at least 1": self.evaluate_every >= 1,
         }
-        for message, holds in checks.items():
-            if not holds:
-                raise UsageError(f"{message}; got {getattr(self, message.split()[0])!r}")
+        require(self, checks)
 
 
 @dataclass(frozen=True)
