@@ -57,7 +57,8 @@ def make_vector_env(
     Args:
         env_id: as for `make_env`. Atari ("ALE/...") comes as `make_atari_vector` makes it.
         num_envs: number of copies.
-        processes: step each copy in a process of its own; Atari has threads of its own and takes no notice.
+        processes: step each copy in a process of its own, which is spawned, so that a script that asks for it must begin
+            its work under `if __name__ == "__main__":`; Atari has threads of its own and takes no notice.
         autoreset_mode: when an episode that has ended begins anew.
         kwargs: for `make_env`, or for `make_atari_vector`.
 
@@ -73,7 +74,8 @@ def make_vector_env(
     if processes:
         # One copy made here first says what is wrong in one line, where a worker would answer with a traceback.
         makers[0]().close()
-        return AsyncVectorEnv(makers, autoreset_mode=autoreset_mode)
+        # Not forks of this process: the threads of a renderer that has drawn here would not be in them, and be waited for.
+        return AsyncVectorEnv(makers, autoreset_mode=autoreset_mode, context="spawn")
     return SyncVectorEnv(makers, autoreset_mode=autoreset_mode)
 
 
