@@ -118,9 +118,10 @@ def test_the_goal_need_not_be_seen() -> None:
 
 
 def test_copies_in_processes() -> None:
+    # What has drawn here, in threads of its own, must not keep the copies waiting.
+    single, _ = make_env(PUSHING_ID).reset(seed=1)
     vector = make_vector_env(PUSHING_ID, 2, processes=True)
     frames, _ = vector.reset(seed=0)
-    single, _ = make_env(PUSHING_ID).reset(seed=1)
     np.testing.assert_array_equal(frames[1], single)
     vector.close()
 
