@@ -221,7 +221,7 @@ MISTAKES = [
     (["bench", "robustness", "--cases", "pong"], "no case 'pong'; there are pong_sliding"),
     (
         ["bench"],
-        "Expected one of {speed, keypoints, pairs, tracking, robustness, atari100k, exploration, scaling}.",
+        "Expected one of {speed, keypoints, pairs, tracking, robustness, atari100k, exploration, scaling, video}.",
     ),
     (
         ["bench", "spede"],
