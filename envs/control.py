@@ -21,6 +21,11 @@ def require_control(name: str) -> None:
     missing = [module for module in ("dm_control", "shimmy", "imageio") if importlib.util.find_spec(module) is None]
     if missing:
         raise UsageError(f"{name} needs {' and '.join(missing)}: pip install 'kpagent[control]'")
+    render_without_display()
+
+
+def render_without_display() -> None:
+    """Let MuJoCo render where there is no display; to be called before it is imported."""
     # MuJoCo reads it once, when it is imported; without a display only EGL renders.
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")

@@ -12,13 +12,12 @@ import atexit
 import functools
 import importlib
 import math
-import os
-import sys
 import weakref
 from typing import Any
 
 import numpy as np
 
+from kpagent.envs.control import render_without_display
 from kpagent.envs.pushing.scene import HAND_RADIUS, PUCK_RADIUS, TABLE, WALL_HALF_LENGTH, WALL_HALF_THICKNESS, Scene
 from kpagent.errors import UsageError
 from kpagent.frames import resize
@@ -59,9 +58,7 @@ def require_mujoco() -> Any:
     Raises:
         UsageError: it is not installed.
     """
-    # MuJoCo reads it once, when it is imported; without a display only EGL renders.
-    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-        os.environ.setdefault("MUJOCO_GL", "egl")
+    render_without_display()
     try:
         return importlib.import_module("mujoco")
     except ImportError:

@@ -406,7 +406,7 @@ def _claim(out: Path, checkpoint: Path, settings: Mapping[str, Any], resume: boo
         except (ValueError, TypeError, KeyError):
             raise UsageError(f"{path} does not say how the run was started; choose another --out") from None
         # A run from before there were others.
-        was = {"method": "transporter"} | was
+        was = {"method": "transporter", "warm_up": 0} | was
         for name, value in _flat(settings).items():
             if was.get(name) != value:
                 raise UsageError(f"the run in {out} has {name} {was.get(name)}, not {value}; resume it as it was started")
