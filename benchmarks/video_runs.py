@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from kpagent.benchmarks.learning_runs import counting, spent, take_over
 
 if TYPE_CHECKING:
     from kpagent.dynamics.learning import LearningConfig, Report
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 
 CODE = "checkpoint-code.safetensors"
 """In the folder of a run: the state of its code."""
-SPENT = "spent.json"
-"""And what its training has cost, over all goes."""
 _NOT_OF_CODE = ("dynamics", "evaluate_every")
 
 
@@ -74,7 +73,7 @@ def learn_video(
         **future_figures(learner, regression, seen, samples),
         "images": image_figures(learner, others, predicted, painted, painted_samples),
         "learned": learner.config.dynamics.predicted,
-        "spent": json.loads((Path(folder) / SPENT).read_text(encoding="utf-8")),
+        "spent": spent(Path(folder)),
         "evaluation_wall_s": meter.read()["wall_s"],
     }
 
@@ -107,17 +106,37 @@ def learn_code(
     """
     from kpagent.benchmarks.video_evaluation import detector_figures, encode, fit
     from kpagent.collect.sequences import Sequences
+
+    sequences, others = Sequences(training), Sequences(test)
+    learner = train_code(seed, Path(folder), sequences, model, learning, device)
+    return detector_figures(learner, fit(learner, sequences, length), encode(learner, others, length, len(others)))
+
+
+def train_code(
+    seed: int, folder: Path, sequences: Any, model: Mapping[str, Any], learning: Mapping[str, Any], device: str = "auto"
+) -> StructVRNN:
+    """A model that has learned its code and no dynamics, from `Sequences`; a run that was killed is taken up.
+
+    Args:
+        seed: of the parameters.
+        folder: of the run.
+        sequences: to learn from.
+        model: as of `learn_video`.
+        learning: likewise.
+        device: auto, cpu or cuda.
+    """
     from kpagent.dynamics.learning import learn
 
-    learner, sequences, others = _new_model(model, seed, device), Sequences(training), Sequences(test)
-    run = learn(learner, sequences, make_learning(learning), Path(folder), resume=True)
-    with contextlib.closing(run):  # type: ignore[type-var]
+    learner = _new_model(model, seed, device)
+    run = learn(learner, sequences, make_learning(learning), folder, resume=True)
+    with contextlib.closing(run), counting(folder) as keep:  # type: ignore[type-var]
         for report in run:
             if report.stage in ("encoding", "dynamics"):
                 break
             say(report)
-    learner.eval()
-    return detector_figures(learner, fit(learner, sequences, length), encode(learner, others, length, len(others)))
+            if report.evaluation is not None:
+                keep()
+    return learner.eval()
 
 
 def look_alike(
@@ -202,15 +221,7 @@ def take_over_code(giver: Path, folder: Path) -> bool:
     Returns:
         Whether it did: the other run has a code that is finished and was learned as this run would learn it.
     """
-    from kpagent.files import read_header, replace_file
-
-    found, wanted = _about_code(giver), _about_code(folder)
-    if (folder / CODE).exists() or not (giver / CODE).exists() or found is None or found != wanted:
-        return False
-    if read_header(giver / CODE).get("step") != found["learning"]["code"]["steps"]:
-        return False
-    replace_file(folder / CODE, lambda beside: _copy(giver / CODE, beside))
-    return True
+    return take_over(giver, folder, CODE, "code", _about_code)
 
 
 def say(report: Report) -> None:
@@ -241,42 +252,14 @@ def _learn(
     run = learn(model, sequences, config, folder, provenance={"method": method}, resume=True)
     if code_from is not None and take_over_code(Path(code_from), folder):
         print(f"took over the code of {code_from}", flush=True)
-    with contextlib.closing(run), _counting(folder) as keep:  # type: ignore[type-var]
+    with contextlib.closing(run), counting(folder) as keep:  # type: ignore[type-var]
         for report in run:
             say(report)
             if report.evaluation is not None:
                 keep()
 
 
-@contextlib.contextmanager
-def _counting(folder: Path) -> Iterator[Any]:
-    """Adds what is spent inside to the file of the run, at the end and whenever the function that it gives is called."""
-    from kpagent.files import write_json
-    from kpagent.spending import Meter
-
-    path, meter = folder / SPENT, Meter()
-    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-    def keep() -> None:
-        now = meter.read()
-        totals = {name: round(before.get(name, 0.0) + now[name], 3) for name in ("wall_s", "cpu_s")}
-        write_json(path, totals | {"peak_memory_mb": max(before.get("peak_memory_mb", 0.0), now["peak_memory_mb"])})
-
-    try:
-        yield keep
-    finally:
-        keep()
-
-
-def _about_code(folder: Path) -> dict[str, Any] | None:
+def _about_code(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What decides the code of a run: all of its settings that are not of the dynamics."""
-    try:
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        learning = {name: value for name, value in settings["learning"].items() if name not in _NOT_OF_CODE}
-        return {"code": settings["model"]["code"], "learning": learning, "data": settings["provenance"]["data"]}
-    except (OSError, ValueError, KeyError):
-        return None
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.write_bytes(source.read_bytes())
+    learning = {name: value for name, value in settings["learning"].items() if name not in _NOT_OF_CODE}
+    return {"code": settings["model"]["code"], "learning": learning, "data": settings["provenance"]["data"]}

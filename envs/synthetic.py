@@ -18,6 +18,8 @@ class Synthetic:
     """Of so many sequences, with this seed and this height and width of the frames."""
     sequences: int
     """As many as are a good number."""
+    frames: int
+    """Of each."""
     has_actions: bool = False
     """Whether its sequences have actions."""
 
@@ -36,9 +38,16 @@ def _pushing(count: int, seed: int, image_size: int) -> SequenceSource:
     return Demonstrations(count, seed, DemonstrationConfig(image_size=image_size))
 
 
+def _pushes(count: int, seed: int, image_size: int) -> SequenceSource:
+    from kpagent.envs.pushing.random_pushes import PushConfig, RandomPushes
+
+    return RandomPushes(count, seed, PushConfig(image_size=image_size))
+
+
 SYNTHETIC = {
-    "basketball": Synthetic(_basketball, 5_000),
-    "brownian": Synthetic(_brownian, 10_000),
-    "pushing": Synthetic(_pushing, 5_000, has_actions=True),
+    "basketball": Synthetic(_basketball, 5_000, 50),
+    "brownian": Synthetic(_brownian, 10_000, 35),
+    "pushing": Synthetic(_pushing, 5_000, 31, has_actions=True),
+    "pushes": Synthetic(_pushes, 5_000, 24, has_actions=True),
 }
 """By name. Those of pushing take MuJoCo, and half a minute for a thousand."""

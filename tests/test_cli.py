@@ -105,7 +105,7 @@ def process(*arguments: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(
     ("command", "mentioned"),
     [
-        ("", ("pretrain", "watch", "train", "play", "explore", "zoo", "bench")),
+        ("", ("pretrain", "watch", "train", "play", "explore", "dynamics", "keyframes", "zoo", "bench")),
         ("pretrain", ("--env", "--keypoints", "--steps", "--seed", "--device", "--out", "--resume")),
         ("watch", ("--env", "--weights", "--seed", "--device", "--out")),
         ("play", ("--agent", "--env", "--weights", "--games", "--epsilon", "--seed", "--device", "--out")),
@@ -113,6 +113,9 @@ def process(*arguments: str) -> subprocess.Popen[str]:
             "explore",
             ("--env", "--frames", "--actors", "--ray-address", "--keypoints", "--seed", "--device", "--out", "--resume"),
         ),
+        ("rewards record", ("--env", "--sequences", "--length", "--workers", "--seed", "--out", "--resume")),
+        ("rewards train", ("--dynamics", "--data", "--steps", "--seed", "--device", "--out", "--resume")),
+        ("rewards eval", ("--weights", "--dynamics", "--data", "--device", "--out")),
         ("zoo", ()),
         ("bench", ("speed", "keypoints", "pairs", "tracking", "robustness", "scaling")),
         ("bench speed", ("--seed", "--device", "--out")),
@@ -121,6 +124,9 @@ def process(*arguments: str) -> subprocess.Popen[str]:
         ("bench tracking", ("--games", "--methods", "--seeds", "--seed", "--device", "--out")),
         ("bench robustness", ("--cases", "--seeds", "--seed", "--device", "--out")),
         ("bench scaling", ("--env", "--actors", "--seconds", "--pictures", "--seed", "--device", "--out")),
+        ("plan reach", ("--goal", "--weights", "--dynamics", "--task", "--steps", "--seed", "--device", "--out")),
+        ("bench planning", ("--methods", "--seeds", "--tasks", "--hard-share", "--finished", "--pictures", "--out")),
+        ("bench keyframes", ("--datasets", "--methods", "--seeds", "--finished", "--pictures", "--device", "--out")),
     ],
 )
 def test_every_command_explains_itself(command: str, mentioned: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,10 +145,10 @@ PLAY = ("play", "--agent", "agent.safetensors", "--device", "cpu")
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 
 MISTAKES = [
-    ([], "Missing subcommand: Expected one of {pretrain, watch, train, play, explore, dynamics, zoo, bench}."),
+    ([], "Expected one of {pretrain, watch, train, play, explore, dynamics, keyframes, plan, rewards, zoo, bench}."),
     (
         ["pretrian"],
-        "Unrecognized options: pretrian; Available subcommands: pretrain, watch, train, play, explore, dynamics, zoo, bench",
+        "Available subcommands: pretrain, watch, train, play, explore, dynamics, keyframes, plan, rewards, zoo, bench",
     ),
     (["zoo", "--bogus"], "Unrecognized options: --bogus"),
     (["pretrain", *PONG], "Missing from kpagent pretrain: --out"),
@@ -221,7 +227,7 @@ MISTAKES = [
     (["bench", "robustness", "--cases", "pong"], "no case 'pong'; there are pong_sliding"),
     (
         ["bench"],
-        "Expected one of {speed, keypoints, pairs, tracking, robustness, atari100k, exploration, scaling, video}.",
+        "robustness, atari100k, exploration, scaling, video, rewards, keyframes, planning}.",
     ),
     (
         ["bench", "spede"],

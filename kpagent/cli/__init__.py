@@ -17,8 +17,11 @@ import tyro
 from kpagent.cli.bench import Bench
 from kpagent.cli.dynamics import Dynamics
 from kpagent.cli.explore import Explore
+from kpagent.cli.keyframes import Keyframes
+from kpagent.cli.plan import Plan
 from kpagent.cli.play import Play
 from kpagent.cli.pretrain import Pretrain
+from kpagent.cli.rewards import Rewards
 from kpagent.cli.train import Train
 from kpagent.cli.watch import Watch
 from kpagent.cli.zoo import Zoo
@@ -31,6 +34,9 @@ Command = (
     | Annotated[Play, tyro.conf.subcommand("play")]
     | Annotated[Explore, tyro.conf.subcommand("explore")]
     | Annotated[Dynamics, tyro.conf.subcommand("dynamics")]
+    | Annotated[Keyframes, tyro.conf.subcommand("keyframes")]
+    | Annotated[Plan, tyro.conf.subcommand("plan")]
+    | Annotated[Rewards, tyro.conf.subcommand("rewards")]
     | Annotated[Zoo, tyro.conf.subcommand("zoo")]
     | Annotated[Bench, tyro.conf.subcommand("bench")]
 )

@@ -10,8 +10,11 @@ from rich.table import Table
 
 from kpagent.benchmarks.atari100k import Atari100k
 from kpagent.benchmarks.exploration import Exploration
+from kpagent.benchmarks.keyframes import KeyframeDiscovery
 from kpagent.benchmarks.keypoint_distance import KeypointDistance
 from kpagent.benchmarks.pairs import Pairs
+from kpagent.benchmarks.planning import Planning
+from kpagent.benchmarks.rewards import RewardPrediction
 from kpagent.benchmarks.robustness import Robustness
 from kpagent.benchmarks.scaling import Scaling
 from kpagent.benchmarks.speed import Speed
@@ -33,7 +36,10 @@ class Bench:
         | Annotated[Atari100k, tyro.conf.subcommand("atari100k")]
         | Annotated[Exploration, tyro.conf.subcommand("exploration")]
         | Annotated[Scaling, tyro.conf.subcommand("scaling")]
-        | Annotated[Video, tyro.conf.subcommand("video")],
+        | Annotated[Video, tyro.conf.subcommand("video")]
+        | Annotated[RewardPrediction, tyro.conf.subcommand("rewards")]
+        | Annotated[KeyframeDiscovery, tyro.conf.subcommand("keyframes")]
+        | Annotated[Planning, tyro.conf.subcommand("planning")],
         tyro.conf.arg(name=""),
     ]
 

@@ -7,18 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from kpagent.cli.sequence_data import SequenceData
 from kpagent.cli.terminal import console, progress_bar, stop_on_interrupt
 from kpagent.dynamics.methods import Method
 from kpagent.errors import UsageError
 
 if TYPE_CHECKING:
-    from kpagent.collect.sequence_making import SequenceSource, SequencesProgress
     from kpagent.collect.sequences import Sequences
     from kpagent.dynamics.configuration import StructVRNNConfig
     from kpagent.dynamics.learning import LearningConfig, Report
-
-STRETCHES = 100
-"""Of 1,000 actions each, of an environment."""
 
 _DOING = {
     "start": "looking for what moves",
@@ -34,12 +31,13 @@ class DynamicsTrain:
     """Learn keypoints and their futures from video, without labels or rewards."""
 
     data: str
-    """basketball, brownian or pushing, which are made; a file of sequences (.h5); a folder of videos; or a Gymnasium id,
-    which is played at random."""
+    """basketball, brownian, pushing or pushes, which are made; a file of sequences (.h5); a folder of videos; or a Gymnasium
+    id, which is played at random."""
     out: Path
     """Folder of the run: models, checkpoints, TensorBoard logs, and sequences.h5 where DATA is no such file."""
-    preset: Literal["fast", "basketball", "human36m", "dmcs"] = "fast"
-    """fast learns on a CPU in two stages; the others are Table S1's, learned at once as the paper does, for a GPU."""
+    preset: Literal["fast", "control", "basketball", "human36m", "dmcs"] = "fast"
+    """fast, and control for several control tasks at once, learn on a CPU in two stages; the others are Table S1's, learned
+    at once as the paper does, for a GPU."""
     method: Method = "struct_vrnn"
     """The full model, or what the paper compares it with."""
     keypoints: int | None = None
@@ -136,11 +134,13 @@ class DynamicsTrain:
     def _learning(self) -> LearningConfig:
         from kpagent.dynamics.learning import LearningConfig
 
-        config = LearningConfig.fast() if self.preset == "fast" else LearningConfig.paper()
+        config = LearningConfig.fast() if self.preset in ("fast", "control") else LearningConfig.paper()
         code, dynamics = replace(config.code, seed=self.seed), replace(config.dynamics, seed=self.seed)
         if self.code_steps is not None:
             if config.joint:
-                raise UsageError(f"--code-steps is for --preset fast: {self.preset} learns all at once, in --steps")
+                raise UsageError(
+                    f"--code-steps is for --preset fast and control: {self.preset} learns all at once, in --steps"
+                )
             code = replace(code, steps=self.code_steps)
         if self.steps is not None and config.joint:
             code = replace(code, steps=self.steps)
@@ -169,77 +169,16 @@ class DynamicsTrain:
         return StructVRNNConfig(code, dynamics)
 
     def _sequences(self, config: StructVRNNConfig) -> Sequences:
-        """The sequences in DATA, or in OUT/sequences.h5, where they are made first."""
-        from kpagent.collect.sequence_making import write_sequences
-        from kpagent.collect.sequences import Sequences
-        from kpagent.drawing import require_writable
-
-        if Path(self.data).suffix == ".h5":
-            self._refuse_count("are what the file holds")
-            sequences = Sequences(self.data)
-            console.print(f"read {len(sequences)} sequences, {sequences.num_frames} frames, from {self.data}")
-            return sequences
-        opened = contextlib.ExitStack()
-        source = self._source(config, opened)
-        path = require_writable(self.out / "sequences.h5", ".h5")
-        before = path.exists()
-        with opened, progress_bar() as bar:
-            task = bar.add_task("making sequences", total=source.count)
-
-            def listen(progress: SequencesProgress) -> None:
-                bar.update(task, completed=progress.done)
-                if progress.joined:
-                    joined = round(progress.joined * progress.count)
-                    bar.update(task, description="joining sequences", completed=joined)
-
-            try:
-                # Sequences are a function of their settings, which are compared: those of a killed making are good.
-                write_sequences(path, source, block=64, resume=True, listen=listen)
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt(f"what was made in {self.out} is kept; go on with --resume") from None
-        sequences = Sequences(path)
-        done = "read" if before else "wrote"
-        console.print(f"{done} {len(sequences)} sequences of {self.data}, {sequences.num_frames} frames: {path}")
-        return sequences
-
-    def _source(self, config: StructVRNNConfig, opened: contextlib.ExitStack) -> SequenceSource:
-        """What makes the sequences, as long and as large as the model needs them; refuses what they will lack."""
-        from kpagent.collect.env_sequences import Play, PlayConfig
-        from kpagent.collect.videos import VideoFolder, VideosConfig
+        """The sequences in DATA, as long and as large as the model needs them; refuses what they will lack."""
         from kpagent.dynamics.learning import require_data
-        from kpagent.envs.making import make_env
-        from kpagent.envs.synthetic import SYNTHETIC
 
-        length, size = config.dynamics.observed + config.dynamics.predicted, config.code.image_size
-        source: SequenceSource
-        has_actions = False
-        if self.data in SYNTHETIC:
-            made = SYNTHETIC[self.data]
-            source, has_actions = made.make(_given(self.sequences, made.sequences), self.seed, size), made.has_actions
-        elif Path(self.data).is_dir():
-            self._refuse_count("are as many as there are videos in the folder")
-            source = VideoFolder(self.data, VideosConfig(size, shortest=length))
-        else:
-            try:
-                env = make_env(self.data, render_mode="rgb_array")
-            except UsageError as error:
-                raise UsageError(f"no .h5 file, no folder and no environment to take data from: {error}") from error
-            opened.callback(env.close)
-            units = _given(self.sequences, STRETCHES)
-            require_data(config, self.data, points=0, actions=0)
-            return Play(env, PlayConfig(units, size=size, shortest=length, seed=self.seed), name=self.data)
-        require_data(config, self.data, points=len(source.provenance.truth_names), actions=0)
-        if self.actions and not has_actions:
-            raise UsageError(f"{self.data} has no actions; leave out --actions")
-        return source
+        def check(points: int, has_actions: bool) -> None:
+            require_data(config, self.data, points=points, actions=0)
+            if self.actions and not has_actions:
+                raise UsageError(f"{self.data} has no actions; leave out --actions")
 
-    def _refuse_count(self, why: str) -> None:
-        if self.sequences is not None:
-            raise UsageError(f"--sequences is for what is made or played: here they {why}")
-
-
-def _given(value: int | None, default: int) -> int:
-    return default if value is None else value
+        length = config.dynamics.observed + config.dynamics.predicted
+        return SequenceData(self.data, self.sequences, self.seed).open(self.out, length, config.code.image_size, check)
 
 
 def _line(report: Report) -> str:

@@ -30,6 +30,7 @@ from kpagent.collect.sequence_file import (
     piece_rows,
 )
 from kpagent.collect.sequences import Sequences
+from kpagent.collect.worker_pool import run_in_workers
 from kpagent.errors import UsageError
 from kpagent.files import replace_file, write_json
 
@@ -115,6 +116,7 @@ def write_sequences(
     *,
     block: int = 256,
     resume: bool = False,
+    workers: int = 1,
     listen: Callable[[SequencesProgress], None] | None = None,
 ) -> None:
     """Make all sequences of `source` and write them to one HDF5 file, which is whole or not there.
@@ -128,6 +130,7 @@ def write_sequences(
         source: what to write.
         block: units made between two points at which the making can be taken up.
         resume: take up what a killed making left; a file that is finished is left as it is. Without, all is made anew.
+        workers: processes that make blocks, as of `run_in_workers`; each gets a copy of `source`. 1 makes them in this one.
         listen: is told of progress.
 
     Raises:
@@ -152,15 +155,17 @@ def write_sequences(
         write_json(plan, header | {"block": block})
     files = []
     form: _Form | None = None
+    if workers != 1:
+        _make_in_workers(source, parts, block, workers, listen)
     for start in range(0, source.count, block):
         stop = min(start + block, source.count)
-        part = parts / f"{start:09d}.h5"
+        part = _part(parts, start)
         if not part.is_file():
             writer = _PartWriter(source, start, stop, form)
             replace_file(part, writer.write)
             form = writer.form
         files.append(part)
-        if listen is not None:
+        if listen is not None and workers == 1:
             listen(SequencesProgress(stop, source.count, 0.0))
     whole = parts / "whole.h5"
     told = None if listen is None else lambda share: listen(SequencesProgress(source.count, source.count, share))
@@ -269,6 +274,38 @@ class _PartWriter:
         if self.form is None:
             self.form = form
         _require_same_form(self.form, form, where)
+
+
+class _PartMaker:
+    """Writes one block at a time, in whatever process it is called."""
+
+    def __init__(self, source: SequenceSource, parts: Path) -> None:
+        self._source, self._parts = source, parts
+
+    def __call__(self, start: int, stop: int) -> int:
+        replace_file(_part(self._parts, start), _PartWriter(self._source, start, stop, None).write)
+        return stop - start
+
+
+def _part(parts: Path, start: int) -> Path:
+    return parts / f"{start:09d}.h5"
+
+
+def _make_in_workers(
+    source: SequenceSource,
+    parts: Path,
+    block: int,
+    workers: int,
+    listen: Callable[[SequencesProgress], None] | None,
+) -> None:
+    """Make the blocks that are missing."""
+    blocks = [(start, min(start + block, source.count)) for start in range(0, source.count, block)]
+    missing = [(start, stop) for start, stop in blocks if not _part(parts, start).is_file()]
+    done = source.count - sum(stop - start for start, stop in missing)
+    for units in run_in_workers(_PartMaker(source, parts), missing, workers):
+        done += units
+        if listen is not None:
+            listen(SequencesProgress(done, source.count, 0.0))
 
 
 def _flush(writer: _Writer, waiting: dict[str, list[np.ndarray]]) -> None:

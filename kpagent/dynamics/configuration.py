@@ -135,7 +135,7 @@ class DynamicsConfig:
 
 @dataclass(frozen=True)
 class StructVRNNConfig:
-    """The whole model. `basketball`, `human36m` and `dmcs` are Table S1's; `fast` learns on a CPU."""
+    """The whole model. `basketball`, `human36m` and `dmcs` are Table S1's; `fast` and `control` learn on a CPU."""
 
     code: CodeConfig = field(default_factory=CodeConfig)
     """Frames and codes."""
@@ -172,6 +172,17 @@ class StructVRNNConfig:
         """
         code = CodeConfig(num_keypoints, patch=2, filters=(32, 64), normalization="batch", location="softmax")
         return cls(code, DynamicsConfig(actions=actions))
+
+    @classmethod
+    def control(cls, num_keypoints: int = 64, actions: int = 0) -> StructVRNNConfig:
+        """`fast` for several control tasks at once: K, the latent belief and β of Table S1, DeepMind Control Suite.
+
+        Args:
+            num_keypoints: K.
+            actions: numbers in an action.
+        """
+        base = cls.fast(num_keypoints, actions)
+        return replace(base, dynamics=replace(base.dynamics, latent=128, kl_scale=3e-3))
 
     def on(self, num_keypoints: int, image_size: int) -> StructVRNNConfig:
         """The same for the keypoints of a perception model, whose K and image size these are.

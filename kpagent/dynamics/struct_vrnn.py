@@ -174,13 +174,17 @@ class StructVRNN(nn.Module):
         Raises:
             UsageError: the file cannot be written.
         """
+        save_tensors(path, *self.pack())
+
+    def pack(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The tensors and the header that `save` writes, which `from_tensors` takes."""
         header = {"format": FORMAT, "model": KIND, "config": self.config.to_dict(), "provenance": self.provenance}
         tensors = self.state_dict()
         if isinstance(self.code, PerceptionCode):
             inner, header["perception"] = self.code.perception.pack()
             tensors = {name: value for name, value in tensors.items() if not name.startswith(PERCEPTION)}
             tensors |= {PERCEPTION + name: value for name, value in inner.items()}
-        save_tensors(path, tensors, header)
+        return tensors, header
 
     @classmethod
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> StructVRNN:
@@ -189,7 +193,20 @@ class StructVRNN(nn.Module):
         Raises:
             UsageError: no such file, damaged, altered, of another model or version, or tensors that do not fit.
         """
-        tensors, header = load_tensors(path)
+        return cls.from_tensors(*load_tensors(path), path).to(device)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], header: Mapping[str, Any], path: str | Path) -> StructVRNN:
+        """The model that tensors and header describe, in evaluation mode on the CPU.
+
+        Args:
+            tensors: by name.
+            header: as `save` writes.
+            path: where they came from, for messages.
+
+        Raises:
+            UsageError: of another model or version, or tensors that do not fit.
+        """
         require_kind(path, header, KIND, FORMAT)
         perception = None
         if "perception" in header:
@@ -209,7 +226,7 @@ class StructVRNN(nn.Module):
         require_fit(path, tensors, own)
         # Not strictly: the perception model has its tensors already.
         model.load_state_dict(tensors, assign=True, strict=False)
-        return model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def _require_keypoints(self) -> None:
         if not self.config.code.has_keypoints:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -162,22 +162,13 @@ class VRNN(nn.Module):
         Raises:
             ValueError: actions where the model has none, or none where it has.
         """
-        self._require_actions(actions)
-        draws = None if seed is None else _generator(seed, codes.device)
-        hidden = codes.new_zeros(len(codes), self.config.rnn_units)
-        decoded: list[Tensor] = []
-        latent = codes.new_zeros(len(codes), self.latent)
-        fed = codes[:, 0]
-        for t in range(codes.shape[1]):
-            if t > 0:
-                hidden = self._advance(hidden, fed, latent, None if actions is None else actions[:, t - 1])
-            if self.config.stochastic:
-                mean, std = _split(self.posterior(torch.cat([codes[:, t], hidden], dim=-1)))
-                latent = mean if draws is None else mean + std * _noise(mean, draws)
-            out = self._decode(latent, hidden)
-            decoded.append(out)
-            fed = out if self.config.stochastic else codes[:, t]
-        return Belief(hidden, fed, latent), torch.stack(decoded, dim=1)
+        seen = list(self._observing(codes, actions, seed))
+        return seen[-1][0], torch.stack([decoded for _, decoded in seen], dim=1)
+
+    @torch.no_grad()
+    def observe_each(self, codes: Tensor, actions: Tensor | None = None, *, seed: int | None = None) -> Belief:
+        """As `observe`; returns the beliefs after all frames, of (B, T, ...)."""
+        return _along_time(belief for belief, _ in self._observing(codes, actions, seed))
 
     @torch.no_grad()
     def imagine(
@@ -202,8 +193,42 @@ class VRNN(nn.Module):
         Raises:
             ValueError: actions where the model has none, or none where it has.
         """
+        futures = belief.hidden.new_empty(len(belief.hidden) * samples, steps, self.size)
+        for t, now in enumerate(self._imagining(belief, steps, samples, actions, seed)):
+            futures[:, t] = now.code
+        return futures.unflatten(0, (len(belief.hidden), samples))
+
+    @torch.no_grad()
+    def imagine_each(
+        self, belief: Belief, steps: int, *, samples: int = 1, actions: Tensor | None = None, seed: int = 0
+    ) -> Belief:
+        """As `imagine`; returns the beliefs after all steps, of (B, samples, steps, ...)."""
+        whole = _along_time(self._imagining(belief, steps, samples, actions, seed))
+        shape = (len(belief.hidden), samples)
+        return Belief(*(part.unflatten(0, shape) for part in (whole.hidden, whole.code, whole.latent)))
+
+    # Parts
+
+    def _observing(self, codes: Tensor, actions: Tensor | None, seed: int | None) -> Iterator[tuple[Belief, Tensor]]:
+        """The belief after each frame, and what was decoded of it."""
         self._require_actions(actions)
-        count = len(belief.hidden)
+        draws = None if seed is None else _generator(seed, codes.device)
+        hidden = codes.new_zeros(len(codes), self.config.rnn_units)
+        latent = codes.new_zeros(len(codes), self.latent)
+        fed = codes[:, 0]
+        for t in range(codes.shape[1]):
+            if t > 0:
+                hidden = self._advance(hidden, fed, latent, None if actions is None else actions[:, t - 1])
+            if self.config.stochastic:
+                mean, std = _split(self.posterior(torch.cat([codes[:, t], hidden], dim=-1)))
+                latent = mean if draws is None else mean + std * _noise(mean, draws)
+            decoded = self._decode(latent, hidden)
+            fed = decoded if self.config.stochastic else codes[:, t]
+            yield Belief(hidden, fed, latent), decoded
+
+    def _imagining(self, belief: Belief, steps: int, samples: int, actions: Tensor | None, seed: int) -> Iterator[Belief]:
+        """The belief after each step, of (B * samples, ...)."""
+        self._require_actions(actions)
         if actions is not None:
             if actions.ndim == 3:
                 actions = actions.unsqueeze(1).expand(-1, samples, -1, -1)
@@ -211,7 +236,6 @@ class VRNN(nn.Module):
         draws = _generator(seed, belief.hidden.device)
         now = belief.repeat(samples)
         hidden, fed, latent = now.hidden, now.code, now.latent
-        futures = hidden.new_empty(count * samples, steps, self.size)
         advance = self._advance
         if len(hidden) >= MANY and prefers_bf16(hidden.device):
             advance = partial(self._advance_quickly, self.gru.weight_hh.bfloat16())
@@ -221,10 +245,7 @@ class VRNN(nn.Module):
                 mean, std = _split(self.prior(hidden))
                 latent = mean + std * _noise(mean, draws)
             fed = self._decode(latent, hidden)
-            futures[:, t] = fed
-        return futures.unflatten(0, (count, samples))
-
-    # Parts
+            yield Belief(hidden, fed, latent)
 
     def _advance(self, hidden: Tensor, code: Tensor, latent: Tensor, action: Tensor | None) -> Tensor:
         """The hidden state h after a frame (Eq. 4)."""
@@ -262,6 +283,12 @@ class VRNN(nn.Module):
             raise ValueError(f"the model wants actions of {self.config.actions} numbers")
         if actions is not None and not self.config.actions:
             raise ValueError("the model has no actions")
+
+
+def _along_time(beliefs: Iterable[Belief]) -> Belief:
+    """Beliefs of (N, ...) each as one of (N, T, ...)."""
+    hidden, code, latent = zip(*((each.hidden, each.code, each.latent) for each in beliefs), strict=True)
+    return Belief(torch.stack(hidden, dim=1), torch.stack(code, dim=1), torch.stack(latent, dim=1))
 
 
 def _joined(code: Tensor, latent: Tensor, action: Tensor | None) -> Tensor:

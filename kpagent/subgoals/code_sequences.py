@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from kpagent.collect.sequences import Sequences
 from kpagent.errors import UsageError
+from kpagent.subgoals.perceived import coordinates
 
 CHUNK = 256
 """Frames that are encoded at once."""
@@ -132,8 +132,7 @@ def keypoint_codes(
     for number, length in enumerate(sequences.lengths.tolist()):
         pieces = []
         for frames in _pieces(sequences, number, length):
-            xy = torch.as_tensor(perception.encode(frames).xy)
-            pieces.append(xy.detach().cpu().numpy().reshape(len(frames), -1))
+            pieces.append(coordinates(perception, frames).cpu().numpy())
             done += len(frames)
             if listen is not None:
                 listen(done)

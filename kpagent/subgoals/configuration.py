@@ -101,6 +101,13 @@ class KeyInConfig:
     """Numbers in the latent of a segment, of the interpolator's sequence VAE."""
     segment_kl_scale: float = 1e-3
     """Weight of the KL divergence of that latent."""
+    keyframe_noise: float = 0.0
+    """Standard deviation of noise in the two keyframes that the interpolator learns from, in units of the code. Between
+    exact ones it can tell a corner from frames beside it; with noise the corner itself explains more."""
+    choosing: float = 0.0
+    """Share of the training of the interpolator, at its end, in which most segments that it learns are those of the best
+    ways to cut sequences that it knows, and no more random ones, as all of the paper's are. What it then learns best, it
+    chooses more surely: where several kinds of cuts explain a sequence about as well, one of them wins."""
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -110,11 +117,15 @@ class KeyInConfig:
         fixed = self.fixed_offsets
         checks = (
             {f"{name} must be at least 1": getattr(self, name) >= 1 for name in (*sizes, "guided")}
-            | {f"{name} must not be negative": getattr(self, name) >= 0 for name in (*scales, "keyframe_cost")}
+            | {
+                f"{name} must not be negative": getattr(self, name) >= 0
+                for name in (*scales, "keyframe_cost", "keyframe_noise")
+            }
             | {
                 "keyframes must be at most frames": self.keyframes <= self.frames,
                 "longest times keyframes must reach frames": self.longest * self.keyframes >= self.frames,
                 "guide_share must be from 0 to 1": 0 <= self.guide_share <= 1,
+                "choosing must be from 0 to 1": 0 <= self.choosing <= 1,
                 "attention must be keyframe or time": self.attention in ("keyframe", "time"),
                 "fixed_offsets must be one from 1 to longest for each of the keyframes": not fixed
                 or (len(fixed) == self.keyframes and all(is_whole(one) and 1 <= one <= self.longest for one in fixed)),
@@ -161,6 +172,9 @@ class KeyInConfig:
             "guide_share": 1.0,
             "guide_scale": 10.0,
             "guided": 15,
+            "segment_kl_scale": 0.1,
+            "keyframe_noise": 0.05,
+            "choosing": 0.5,
         }
         return cls(CodecConfig("codes", size), **(fields | times))
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from kpagent.subgoals.codecs import new_codec
 from kpagent.subgoals.configuration import KeyInConfig
 from kpagent.subgoals.networks import ProjectedLSTM, State, generator_of, split_gaussian, unit_kl
+from kpagent.subgoals.segmentation import best_offsets
 
 
 class Interpolator(nn.Module):
@@ -55,13 +56,15 @@ class Interpolator(nn.Module):
         return self.codec.between(first, last, offsets, change)
 
     def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Errors of random segments of the sequences, one of each, with the KL divergence of their latent (section 3.2).
+        """Errors of segments of the sequences with the KL divergence of their latent (section 3.2).
 
-        The offset is drawn from `shortest_segment` to `longest_segment`, and where the segment starts from all places.
+        One segment of each sequence at random: its offset is drawn from `shortest_segment` to `longest_segment`, and where
+        it starts from all places. While it chooses, as `choosing` says, there are besides all segments of the best way to
+        cut each sequence.
 
         Args:
             batch: `frames`, (B, L, H, W, 3) uint8, or `codes`, (B, L, D), with L above `longest_segment`; `seed`, of what is
-                drawn.
+                drawn; `progress`, how much of the training is done, from 0 to 1; 0 without.
 
         Returns:
             The loss, a mean over segments, and its parts: `segment`, summed over frames; `boundary`, the error of the two
@@ -80,13 +83,19 @@ class Interpolator(nn.Module):
         draws = generator_of(batch["seed"], device)
         offset = torch.randint(config.shortest_segment, most + 1, (count,), generator=draws, device=device)
         start = (torch.rand(count, generator=draws, device=device) * (length - offset)).long()
+        of = torch.arange(count, device=device)
+        if float(batch.get("progress", 0.0)) > 1 - config.choosing:
+            of, start, offset = self._and_chosen(whole, of, start, offset)
         rows = (start[:, None] + torch.arange(most + 1, device=device)).clamp_max(length - 1).cpu().numpy()
-        observed = self.codec.observe(whole[torch.arange(count).numpy()[:, None], rows], device)
+        observed = self.codec.observe(whole[of.cpu().numpy()[:, None], rows], device)
         codes = self.codec.encode(observed)
-        every = torch.arange(count, device=device)
+        every = torch.arange(len(of), device=device)
         first, last = codes[:, 0], codes[every, offset]
         mean, std = split_gaussian(self.posterior(codes)[0][every, offset])
         latent = mean + std * torch.randn(mean.shape, generator=draws, device=device)
+        if config.keyframe_noise:
+            noise = config.keyframe_noise * torch.randn(2, *first.shape, generator=draws, device=device)
+            first, last = first + noise[0], last + noise[1]
         made = self(first, last, F.one_hot(offset - 1, config.longest).float(), latent, most)
         within = torch.arange(1, most + 1, device=device) <= offset[:, None]
         error = self.codec.error(self.codec.decode(made), observed[:, 1:])
@@ -99,6 +108,34 @@ class Interpolator(nn.Module):
             boundary = self.codec.error(self.codec.decode(torch.stack([first, last], dim=1)), ends).sum(dim=1).mean()
             loss, metrics["boundary"] = loss + boundary, boundary.detach()
         return loss, metrics
+
+    @torch.no_grad()
+    def _and_chosen(self, whole: Any, of: Tensor, start: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Segments, and those of the best ways to cut all sequences: which sequence's each is, its start and its offset."""
+        observed = self.codec.observe(whole, of.device)
+        best = self.best_offsets(self.codec.encode(observed), observed)
+        starts = best.cumsum(dim=1) - best + self.config.given - 1
+        sequence, number = best.nonzero(as_tuple=True)
+        return (
+            torch.cat([of, sequence]),
+            torch.cat([start, starts[sequence, number]]),
+            torch.cat([offset, best[sequence, number]]),
+        )
+
+    @torch.no_grad()
+    def best_offsets(self, codes: Tensor, observed: Tensor) -> Tensor:
+        """The offsets by which sequences are made best, from the last frame that is given.
+
+        Args:
+            codes: (B, T + N, D).
+            observed: (B, T + N, ...), what the codec observes of them.
+
+        Returns:
+            (B, M), as of `segmentation.best_offsets`, with the weight and the cost of a keyframe that the loss has.
+        """
+        after = slice(self.config.given - 1, None)
+        costs = self.config.sequence_scale * self.costs(codes[:, after], observed[:, after])
+        return best_offsets(costs, self.config.keyframes, self.config.keyframe_cost)
 
     @torch.no_grad()
     def costs(self, codes: Tensor, observed: Tensor) -> Tensor:

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from kpagent.errors import UsageError
-from kpagent.files import load_tensors, require_fit, require_kind, save_tensors
 from kpagent.subgoals import soft_time
 from kpagent.subgoals.codecs import FrameCodec
 from kpagent.subgoals.configuration import KeyInConfig
 from kpagent.subgoals.interpolator import Interpolator
+from kpagent.subgoals.keyframe_model import KeyframeModel
 from kpagent.subgoals.keyframe_predictor import KeyframePredictor
 from kpagent.subgoals.networks import generator_of, unit_kl
-from kpagent.subgoals.segmentation import best_offsets
+from kpagent.subgoals.perceived import Perception, coordinates
 
-FORMAT = 1
-KIND = "keyin"
 CHUNK = 256
 """Sequences at a time, where no gradient is wanted."""
 SEARCHED = 32
@@ -56,7 +53,7 @@ class Keyframes:
         return [row[row < self.length] for row in self.times.flatten(0, -2).cpu().numpy()]
 
 
-class KeyIn(nn.Module):
+class KeyIn(KeyframeModel):
     """The model: `loss` to train it, `discover`, `sample`, `interpolate` and `render` to use it.
 
     Training has two stages (section 3.2): `interpolator.loss` alone; then `loss`, while the interpolator and its codec keep
@@ -71,18 +68,25 @@ class KeyIn(nn.Module):
         predictor: the keyframes.
     """
 
+    kind: ClassVar[str] = "keyin"
+
     def __init__(self, config: KeyInConfig, provenance: Mapping[str, Any] | None = None) -> None:
-        super().__init__()
-        self.config = config
-        self.provenance: dict[str, Any] = dict(provenance or {})
+        super().__init__(config, provenance)
         self.interpolator = Interpolator(config)
         self.predictor = KeyframePredictor(config)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return self.predictor.key.before.weight.device
+    @classmethod
+    def on(cls, perception: Perception, **times: Any) -> KeyIn:
+        """A model of the keyframes of another model's keypoints, such as a Transporter's, which stay as they are.
+
+        It learns from their coordinates (`keypoint_codes`), and finds keyframes in frames.
+
+        Args:
+            perception: a trained model.
+            times: as of `KeyInConfig.keypoints`.
+        """
+        return cls(KeyInConfig.keypoints(2 * perception.num_keypoints, **times)).attach(perception)
 
     def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """The full loss of sequences (Eq. 3 to 5, Alg. 2).
@@ -108,7 +112,7 @@ class KeyIn(nn.Module):
         given, future = codes.split([config.given, config.frames], dim=1)
         noise = torch.randn(len(codes), config.keyframes, config.latent, generator=draws, device=self.device)
         guided = slice(config.guided if float(batch.get("progress", 1.0)) < config.guide_share else 0)
-        best = self._best_offsets(codes[guided], observed[guided]) if guided.stop else None
+        best = self.interpolator.best_offsets(codes[guided], observed[guided]) if guided.stop else None
         found = self.predictor(codec, given, noise, future, best)
         assert found.mean is not None
         assert found.std is not None
@@ -148,13 +152,6 @@ class KeyIn(nn.Module):
     def _sequence_error(self, offsets: Tensor, made: Tensor, after: Tensor) -> Tensor:
         weights = soft_time.frame_weights(offsets, self.config.frames)
         return self.interpolator.codec.error(soft_time.soft_frames(weights, made), after).sum(dim=1).mean()
-
-    @torch.no_grad()
-    def _best_offsets(self, codes: Tensor, observed: Tensor) -> Tensor:
-        """The offsets (B, M) by which the interpolator makes sequences of T + N frames best."""
-        after = slice(self.config.given - 1, None)
-        costs = self.config.sequence_scale * self.interpolator.costs(codes[:, after], observed[:, after])
-        return best_offsets(costs, self.config.keyframes, self.config.keyframe_cost)
 
     def _between(self, first: Tensor, codes: Tensor, offsets: Tensor, latent: Tensor) -> Tensor:
         """Codes (B, M, S, D) of the frames of all segments, made in one batch."""
@@ -216,8 +213,8 @@ class KeyIn(nn.Module):
         codes, offsets = self.encode(sequences), []
         for start in range(0, len(codes), SEARCHED):
             some = slice(start, start + SEARCHED)
-            observed = codec.observe(sequences[some], self.device)
-            offsets.append(self._best_offsets(codes[some], observed))
+            observed = codes[some] if config.codec.kind == "codes" else codec.observe(sequences[some], self.device)
+            offsets.append(self.interpolator.best_offsets(codes[some], observed))
         best = torch.cat(offsets)
         # Of those that are not needed, so far beyond the end that they can be nowhere else.
         sure = F.one_hot(torch.where(best > 0, best, config.longest) - 1, config.longest).to(codes.dtype)
@@ -295,11 +292,16 @@ class KeyIn(nn.Module):
     def encode(self, sequences: Any) -> Tensor:
         """Codes (B, L, D) of sequences (B, L, H, W, 3) uint8; codes as they are.
 
+        A model of codes takes frames where it has its perception model with it.
+
         Raises:
             TypeError: frames that are not uint8.
             ValueError: of another shape.
         """
-        codec = self.interpolator.codec
+        perception, codec = self.perception, self.interpolator.codec
+        if perception is not None and sequences.ndim == 5:
+            codes = coordinates(perception, sequences.reshape(-1, *sequences.shape[2:]))
+            return codes.unflatten(0, tuple(sequences.shape[:2]))
         parts = [codec.encode(codec.observe(part, self.device)) for part in _split(sequences, CHUNK)]
         return torch.cat(parts)
 
@@ -323,36 +325,6 @@ class KeyIn(nn.Module):
         # Time 0 is the last frame given.
         times = soft_time.hard_times(offsets) + self.config.given - 1
         return Keyframes(first, codes, offsets, times, probabilities, length)
-
-    # On disk
-
-    def save(self, path: str | Path) -> None:
-        """Write weights, configuration and provenance to one safetensors file.
-
-        Raises:
-            UsageError: the file cannot be written.
-        """
-        header = {"format": FORMAT, "model": KIND, "config": self.config.to_dict(), "provenance": self.provenance}
-        save_tensors(path, self.state_dict(), header)
-
-    @classmethod
-    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> KeyIn:
-        """Read what `save` wrote.
-
-        Raises:
-            UsageError: no such file, damaged, altered, of another model or version, or tensors that do not fit.
-        """
-        tensors, header = load_tensors(path)
-        require_kind(path, header, KIND, FORMAT)
-        try:
-            # Without memory, which a configuration that does not fit could ask too much of.
-            with torch.device("meta"):
-                model = cls(KeyInConfig.from_dict(header["config"]), header.get("provenance"))
-        except (TypeError, KeyError, ValueError) as error:
-            raise UsageError(f"{path} has no valid configuration: {error}") from error
-        require_fit(path, tensors, model.state_dict())
-        model.load_state_dict(tensors, assign=True)
-        return model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
 
 def _surprise(offsets: Tensor, best: Tensor) -> Tensor:

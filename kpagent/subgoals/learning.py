@@ -1,4 +1,4 @@
-"""Learning a KeyIn from sequences: the interpolator first, then the keyframes; the run on disk (KeyIn section 3.2)."""
+"""Learning keyframes from sequences: the interpolator first, then the keyframes; the run on disk (KeyIn section 3.2)."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from kpagent.files import read_header
 from kpagent.run_folder import claim
 from kpagent.subgoals.code_sequences import CodeSequences
 from kpagent.subgoals.configuration import KeyInConfig
+from kpagent.subgoals.keyframe_model import KeyframeModel
 from kpagent.subgoals.keyin import KeyIn
 from kpagent.training import TrainingConfig, describe, train
 
@@ -45,7 +46,7 @@ class LearningConfig:
     """How a KeyIn is learned. `paper` and `fast` are the presets."""
 
     joint: bool = False
-    """Learn everything at once: the ablation that shows what two stages are for."""
+    """Learn everything at once: the ablation that shows what two stages are for. Other models than KeyIn always do."""
     interpolator: TrainingConfig = field(default_factory=lambda: _training(8_000, 1e-3))
     """Of the first stage."""
     keyframes: TrainingConfig = field(default_factory=lambda: _training(4_000, 2e-3))
@@ -93,7 +94,7 @@ class Report:
 
 
 def learn(
-    model: KeyIn,
+    model: KeyframeModel,
     sequences: Sequences | CodeSequences,
     config: LearningConfig,
     out: Path,
@@ -104,11 +105,12 @@ def learn(
     """Train a model on sequences, keeping a run on disk that can be killed and taken up again.
 
     In `out`: `config.json`; a checkpoint of each stage; `model.safetensors`, the model after the last step, and
-    `best.safetensors`, the one with the lowest held-out loss of the last stage, both for `KeyIn.load`; `logs/`, for
+    `best.safetensors`, the one with the lowest held-out loss of the last stage, both for `load` of the model; `logs/`, for
     TensorBoard. With `resume` a run gives, on one machine and number of threads, the parameters of one that ran through.
 
     Args:
-        model: to train, on its device; with the same parameters when a run is taken up.
+        model: to train, on its device; with the same parameters when a run is taken up. Other models than KeyIn
+            have one stage, and `config.keyframes` is of that.
         sequences: what to train on, frames or codes as the model takes them; a share of them is held out.
         config: how.
         out: folder of the run.
@@ -176,7 +178,7 @@ class _Run:
 
     def __init__(
         self,
-        model: KeyIn,
+        model: KeyframeModel,
         training: Sequences | CodeSequences,
         held_out: Mapping[str, Any],
         config: LearningConfig,
@@ -186,8 +188,8 @@ class _Run:
     ) -> None:
         self.model, self.training, self.config, self.out = model, training, config, out
         self.about, self.resume = about, resume
-        self.held_out = held_out[model.interpolator.codec.name]
-        self.last: Stage = "joint" if config.joint else "keyframes"
+        self.held_out = held_out[model.config.codec.kind]
+        self.last: Stage = "keyframes" if isinstance(model, KeyIn) and not config.joint else "joint"
 
     def go(self) -> Iterator[Report]:
         # Torch's writer of TensorBoard files takes a second to import.
@@ -195,11 +197,11 @@ class _Run:
 
         model = self.model
         with SummaryWriter(self.out / "logs") as log:
-            if not self.config.joint:
+            if isinstance(model, KeyIn) and self.last == "keyframes":
                 yield from self._stage("interpolator", model.interpolator, self.config.interpolator, log)
                 model.interpolator.requires_grad_(False)
             figures = yield from self._stage(self.last, model, self.config.keyframes, log)
-        model.interpolator.requires_grad_(True)
+        model.requires_grad_(True)
         if figures is None and (self.out / MODEL).exists():
             # Nothing was left to do.
             model.provenance = read_header(self.out / MODEL)["provenance"]
@@ -242,7 +244,7 @@ class _Run:
         sums: dict[str, float] = {}
         for start in range(0, len(self.held_out), _CHUNK):
             piece = self.held_out[start : start + _CHUNK]
-            loss, metrics = part.loss({self.model.interpolator.codec.name: piece, "seed": (0, start, _LOSS)})
+            loss, metrics = part.loss({self.model.config.codec.kind: piece, "seed": (0, start, _LOSS)})
             for name, value in ({"loss": loss} | metrics).items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(piece)
         return {name: value / len(self.held_out) for name, value in sums.items()}

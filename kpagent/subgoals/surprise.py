@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kpagent.subgoals.codecs import new_codec
 from kpagent.subgoals.configuration import KeyInConfig
+from kpagent.subgoals.keyframe_model import KeyframeModel
 from kpagent.subgoals.networks import ProjectedLSTM, generator_of, split_gaussian, unit_kl
 
 
-class SurprisePredictor(nn.Module):
+class SurprisePredictor(KeyframeModel):
     """The stochastic video generator with a fixed prior (SVG-FP, Denton and Fergus 2018), of KeyIn's networks.
 
     Of each frame it knows those before, and a latent whose posterior has seen the frame too.
 
     Args:
-        config: of the KeyIn it is compared with; it uses the codec, sizes and lengths of sequences.
-        kl_scale: β, the weight of the KL divergence in the loss.
+        config: of the KeyIn it is compared with; it uses the codec, sizes and lengths of sequences, and `segment_kl_scale`
+            as β, the weight of the KL divergence in the loss.
+        provenance: as of `KeyframeModel`.
     """
 
-    def __init__(self, config: KeyInConfig, *, kl_scale: float = 1e-3) -> None:
-        super().__init__()
-        self.config, self.kl_scale = config, kl_scale
+    kind: ClassVar[str] = "surprise"
+
+    def __init__(self, config: KeyInConfig, provenance: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config, provenance)
         self.codec = new_codec(config.codec)
         size, latent = config.codec.size, config.latent
         self.posterior = ProjectedLSTM(size, 2 * latent, config.units, config.layers)
@@ -42,7 +45,7 @@ class SurprisePredictor(nn.Module):
         Returns:
             The loss, a mean over sequences, and its parts, summed over frames: `sequence`; `kl` in nats and unweighted.
         """
-        device = self.posterior.before.weight.device
+        device = self.device
         observed = self.codec.of_batch(batch, device)
         codes = self.codec.encode(observed)
         mean, std = self._beliefs(codes)
@@ -52,7 +55,7 @@ class SurprisePredictor(nn.Module):
         made = self.codec.decode(self.codec.onward(codes[:, :-1], change))
         error = self.codec.error(made, observed[:, 1:]).sum(dim=1).mean()
         kl = unit_kl(mean, std).sum(dim=1).mean()
-        return error + self.kl_scale * kl, {"sequence": error.detach(), "kl": kl.detach()}
+        return error + self.config.segment_kl_scale * kl, {"sequence": error.detach(), "kl": kl.detach()}
 
     @torch.no_grad()
     def surprise(self, sequences: Any) -> np.ndarray:
@@ -64,7 +67,7 @@ class SurprisePredictor(nn.Module):
         Returns:
             (B, L - 1) float32, of frames 1 to L - 1.
         """
-        observed = self.codec.observe(sequences, self.posterior.before.weight.device)
+        observed = self.codec.observe(sequences, self.device)
         return unit_kl(*self._beliefs(self.codec.encode(observed))).cpu().numpy()
 
     def discover(self, sequences: Any) -> list[np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,29 +12,27 @@ from torch import Tensor, nn
 
 from kpagent.subgoals.codecs import new_codec
 from kpagent.subgoals.configuration import KeyInConfig
+from kpagent.subgoals.keyframe_model import KeyframeModel
 
 
-class TimeAgnosticPredictor(nn.Module):
+class TimeAgnosticPredictor(KeyframeModel):
     """Foretells one frame of those to come, and is judged by the one that it is nearest to (a minimum over time).
 
     Args:
         config: of the KeyIn it is compared with; it uses the codec and sizes.
+        provenance: as of `KeyframeModel`.
     """
 
-    def __init__(self, config: KeyInConfig) -> None:
-        super().__init__()
-        self.config = config
+    kind: ClassVar[str] = "tap"
+
+    def __init__(self, config: KeyInConfig, provenance: Mapping[str, Any] | None = None) -> None:
+        super().__init__(config, provenance)
         self.codec = new_codec(config.codec)
         size, units = config.codec.size, config.start_units
         self.between = nn.Sequential(
             nn.Linear(2 * size, units), nn.ReLU(), nn.Linear(units, units), nn.ReLU(), nn.Linear(units, size)
         )
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
 
     def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """The least error of the prediction, over the frames strictly between the last given and the last of a sequence.

@@ -121,7 +121,7 @@ def test_keyframes_are_before_the_surprise(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_turn_surprises() -> None:
     torch.manual_seed(0)
-    model = SurprisePredictor(config(units=24, layers=1, keyframes=1, longest=6), kl_scale=1e-3)
+    model = SurprisePredictor(config(units=24, layers=1, keyframes=1, longest=6, segment_kl_scale=1e-3))
     places, turns = turning(100, 8, runs=(5, 5))
     learn(model, {"codes": places}, 300, 1e-2)
     found = np.concatenate(model.discover(places))

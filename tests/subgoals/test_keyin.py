@@ -22,7 +22,8 @@ from kpagent.files import load_tensors, save_tensors
 from kpagent.perception.transporter import Transporter, TransporterConfig
 from kpagent.subgoals import soft_time
 from kpagent.subgoals.configuration import CodecConfig
-from kpagent.subgoals.keyin import FORMAT, KeyIn
+from kpagent.subgoals.keyframe_model import FORMAT
+from kpagent.subgoals.keyin import KeyIn
 from kpagent.subgoals.networks import generator_of, split_gaussian, unit_kl
 
 PLACES = turning(3, 8)[0]
