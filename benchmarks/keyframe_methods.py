@@ -27,8 +27,8 @@ Method = Literal[
     "constant",
 ]
 METHODS: tuple[Method, ...] = get_args(Method)
-GIVER: Method = "keyin_keypoints"
-"""Whose interpolator the others take over that learn the same one."""
+GIVERS = {"static": "jumpy"}
+"""Whose interpolator a method takes over that learns the same one."""
 PLACED = ("random", "constant")
 """Methods that learn nothing."""
 UPPER_BOUND = "keyin_positions"
@@ -44,7 +44,9 @@ KEYPOINTS = {"brownian": 1, "pushing": 2}
 """K of the code that is learned, one for each thing that moves: the ball; puck and hand. More would follow the same things
 again, and each would be explained for itself."""
 
-_TAKERS = ("keyin_paper_loss", "static", "jumpy")
+_ENDS = {"brownian": 0, "pushing": 1}
+"""Keyframes that ours may have besides those of the paper's: after the sixth push, a sequence goes on for a while."""
+_OF_PAPER = ("attention", "guide_share", "keyframe_cost", "segment_kl_scale", "keyframe_noise", "choosing")
 _TIMES = ("given", "frames", "keyframes", "longest", "longest_segment")
 
 
@@ -56,11 +58,6 @@ def kind_of(method: str) -> str:
 def learns_from(method: str) -> str:
     """What a method sees: keypoints, positions or frames."""
     return {"keyin": "frames", UPPER_BOUND: "positions"}.get(method, "keypoints")
-
-
-def takes_over(method: str) -> bool:
-    """Whether a method has the interpolator of `GIVER`."""
-    return method in _TAKERS
 
 
 def sequence_source(dataset: str, count: int, seed: int) -> SequenceSource:
@@ -86,11 +83,14 @@ def model_config(dataset: str, method: str) -> KeyInConfig:
     points = len(sequence_source(dataset, 1, 0).provenance.truth_names) if seen == "positions" else KEYPOINTS[dataset]
     base = KeyInConfig.keypoints(2 * points, **{name: getattr(paper, name) for name in _TIMES})
     if method == "keyin_paper_loss":
-        return replace(base, attention="keyframe", guide_share=0.0, keyframe_cost=0.0)
+        plain = {name: getattr(paper, name) for name in _OF_PAPER}
+        return replace(base, **plain)
     if method in ("static", "jumpy"):
         static = STATIC_BROWNIAN if dataset == "brownian" else STATIC_PUSHING
-        # There is nothing to guide to.
-        return replace(form_config(method, base, static=static), guide_share=0.0)
+        # There is nothing to guide to or to choose.
+        return replace(form_config(method, base, static=static), guide_share=0.0, choosing=0.0)
+    if kind_of(method) == "keyin":
+        return replace(base, keyframes=base.keyframes + _ENDS[dataset])
     return base
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kpagent.benchmarks.keyframe_codes import PERCEPTION
 from kpagent.benchmarks.keyframe_methods import (
     DATASETS,
-    GIVER,
+    GIVERS,
     METHODS,
     PLACED,
     Dataset,
@@ -22,7 +22,6 @@ from kpagent.benchmarks.keyframe_methods import (
     learns_from,
     model_config,
     sequence_source,
-    takes_over,
 )
 
 if TYPE_CHECKING:
@@ -140,6 +139,7 @@ class KeyframeDiscovery:
         codes = sources[learns_from(method)]
         # A KeyIn then takes frames, as a user's would.
         sees = kind == "keyin" and learns_from(method) == "keypoints"
+        giver = GIVERS.get(method)
         arguments = self._same(dataset, method, seed) | {
             "kind": kind,
             "codes": None if codes is None else str(codes),
@@ -147,7 +147,7 @@ class KeyframeDiscovery:
             "learning": describe(learning_config(method, seed, self.interpolator_steps, self.steps)),
             "samples": self.samples,
             "perception": str(self._folder(dataset, "code", seed) / PERCEPTION) if sees else None,
-            "interpolator_from": str(self._folder(dataset, GIVER, seed)) if takes_over(method) else None,
+            "interpolator_from": None if giver is None else str(self._folder(dataset, giver, seed)),
         }
         return Run(f"{_RUNS}:learn_keyframes", arguments, path)
 

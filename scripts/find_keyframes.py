@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/keyframes_of_a_ball"), help="folder of the run")
     parser.add_argument("--sequences", type=int, default=20_000, help="to learn from")
-    parser.add_argument("--interpolator-steps", type=int, default=8_000, help="of the first stage")
+    parser.add_argument("--interpolator-steps", type=int, default=6_000, help="of the first stage")
     parser.add_argument("--steps", type=int, default=4_000, help="of the second stage")
     parser.add_argument("--resume", action="store_true", help="take up the run in OUT")
     parser.add_argument("--seed", type=int, default=0)

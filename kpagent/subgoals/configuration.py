@@ -174,7 +174,7 @@ class KeyInConfig:
             "guided": 15,
             "segment_kl_scale": 0.1,
             "keyframe_noise": 0.05,
-            "choosing": 0.5,
+            "choosing": 0.4,
         }
         return cls(CodecConfig("codes", size), **(fields | times))
 

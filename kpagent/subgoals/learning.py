@@ -47,7 +47,7 @@ class LearningConfig:
 
     joint: bool = False
     """Learn everything at once: the ablation that shows what two stages are for. Other models than KeyIn always do."""
-    interpolator: TrainingConfig = field(default_factory=lambda: _training(8_000, 1e-3))
+    interpolator: TrainingConfig = field(default_factory=lambda: _training(6_000, 1e-3))
     """Of the first stage."""
     keyframes: TrainingConfig = field(default_factory=lambda: _training(4_000, 2e-3))
     """Of the second stage; of both, where everything is learned at once."""
