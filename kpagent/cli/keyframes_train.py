@@ -52,7 +52,7 @@ class KeyframesTrain:
     frames: int | None = None
     """Frames after them, to be explained; 30, if not given."""
     keyframes: int | None = None
-    """As many keyframes as there can be in them; 6, if not given."""
+    """As many keyframes as there can be in them; 6, and with keypoints of pushing 7, if not given."""
     longest: int | None = None
     """Frames from one keyframe to the next, at most; 6 for pushing, else 10, if not given."""
     fixed_offsets: tuple[int, ...] = ()
@@ -145,6 +145,9 @@ class KeyframesTrain:
         times["longest_segment"] = min(times["longest_segment"], times["longest"], times["frames"])
         times["shortest_segment"] = min(times["shortest_segment"], times["longest_segment"])
         if perception is not None:
+            if kind == "pushing" and self.keyframes is None and not self.fixed_offsets:
+                # After the sixth push, a sequence goes on for a while.
+                times["keyframes"] += 1
             return KeyInConfig.keypoints(2 * perception.num_keypoints, **times, fixed_offsets=self.fixed_offsets)
         codec = paper.codec if kind else CodecConfig(image_size=64, filters=SIZES[64])
         return replace(paper, codec=codec, **times, fixed_offsets=self.fixed_offsets)

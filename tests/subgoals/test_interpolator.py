@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -121,3 +122,39 @@ def test_costs_are_errors_of_each_segment_alone() -> None:
         way = places[b, n] + torch.arange(1, length + 1)[:, None] / length * (places[b, n + length] - places[b, n])
         expected = (way - places[b, n + 1 : n + length + 1]).square().sum()
         assert costs[b, n, s] == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_segments_between_corners_are_learned_besides_when_it_chooses() -> None:
+    model = Recording(config(choosing=0.5, frames=9, keyframes=4, keyframe_cost=0.01))
+    places, turns = turning(12, 11, seed=3)
+    batch = {"codes": places, "seed": 1, "progress": 0.5}
+    model.loss(batch)
+    (random,) = model.seen
+    assert len(random[0]) == 12
+    model.seen = []
+    model.loss(batch | {"progress": 0.51})
+    *_, (first, last, offsets) = model.seen
+    # The random ones are the same.
+    assert torch.equal(first[:12], random[0])
+    assert torch.equal(offsets[:12], random[2])
+    chosen = {(tuple(a), tuple(b)) for a, b in zip(first[12:].tolist(), last[12:].tolist(), strict=True)}
+    # Only straight ways are made without error, so it cuts where the dot turns, from the last frame given to the end.
+    corners = [[1, *(t for t in np.flatnonzero(row) if 1 < t < 10), 10] for row in turns]
+    ordinary = [b for b, cuts in enumerate(corners) if min(np.diff(cuts)) >= 2 and len(cuts) <= 5]
+    assert len(ordinary) >= 3
+    for b in ordinary:
+        ends = [tuple(places[b, cut].tolist()) for cut in corners[b]]
+        assert set(itertools.pairwise(ends)) <= chosen
+
+
+def test_noise_is_in_the_ends_alone() -> None:
+    torch.manual_seed(0)
+    batch = {"codes": np.zeros((500, 9, 2), np.float32), "seed": 1}
+    noisy = Recording(config(keyframe_noise=0.3))
+    _, metrics = noisy.loss(batch)
+    ((first, last, _),) = noisy.seen
+    assert first.std().item() == pytest.approx(0.3, rel=0.1)
+    assert last.std().item() == pytest.approx(0.3, rel=0.1)
+    assert abs(torch.corrcoef(torch.stack([first.flatten(), last.flatten()]))[0, 1]) < 0.1
+    # What is to be made has none: straight ways between such ends are wrong by as much.
+    assert metrics["segment"] > 0.1
