@@ -18,6 +18,7 @@ from kpagent.envs.pushing.environment import Pushing
 from kpagent.envs.pushing.puck_world import PuckWorld
 from kpagent.errors import UsageError
 from kpagent.planning.servoing import ServoingConfig
+from kpagent.subgoals.keyframe_model import KeyframeModel
 from kpagent.subgoals.keyin import KeyIn
 from kpagent.subgoals.perceived import coordinates
 
@@ -82,13 +83,13 @@ def keypoint_planner(
     return SubgoalPlanner(env, world, subgoals=subgoals, distance=changed_keypoints, config=config, seed=seed)
 
 
-def puck_reading(env: gym.Env[Any, Any], model: KeyIn, world: PuckWorld) -> Reading:
+def puck_reading(env: gym.Env[Any, Any], model: KeyframeModel, world: PuckWorld) -> Reading:
     """How a model's keyframes tell where the puck is.
 
     Raises:
         UsageError: as of `puck_planner`.
     """
-    if model.config.codec.kind == "frames":
+    if isinstance(model, KeyIn) and model.config.codec.kind == "frames":
         return read_frames(model, world)
     perception = model.perception
     if perception is not None:

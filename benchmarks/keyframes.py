@@ -136,17 +136,17 @@ class KeyframeDiscovery:
             arguments = {"kind": kind, "seed": seed, "truth": str(self._truth(dataset)), "model": config}
             return Run(f"{_RUNS}:place_keyframes", arguments, path)
         sources = {"keypoints": self._codes(dataset, seed), "positions": self._truth(dataset), "frames": None}
-        codes = sources[learns_from(method)]
-        # A KeyIn then takes frames, as a user's would.
-        sees = kind == "keyin" and learns_from(method) == "keypoints"
-        giver = GIVERS.get(method)
+        giver, seen = GIVERS.get(method), learns_from(method)
+        codes = sources[seen]
         arguments = self._same(dataset, method, seed) | {
             "kind": kind,
             "codes": None if codes is None else str(codes),
             "model": config,
             "learning": describe(learning_config(method, seed, self.interpolator_steps, self.steps)),
             "samples": self.samples,
-            "perception": str(self._folder(dataset, "code", seed) / PERCEPTION) if sees else None,
+            "perception": str(self._folder(dataset, "code", seed) / PERCEPTION)
+            if learns_from(method) == "keypoints"
+            else None,
             "interpolator_from": None if giver is None else str(self._folder(dataset, giver, seed)),
         }
         return Run(f"{_RUNS}:learn_keyframes", arguments, path)

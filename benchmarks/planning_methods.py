@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
     import gymnasium as gym
-    import numpy as np
 
     from kpagent.agents.subgoal_planner import SubgoalSource
-    from kpagent.agents.subgoal_readings import Reading
-    from kpagent.dynamics.struct_vrnn import StructVRNN
     from kpagent.envs.pushing.puck_world import PuckWorld
 
 Method = Literal[
@@ -48,8 +44,6 @@ PAPER_ERROR = {
 }
 PAPER_SUCCESS = {"no_subgoals": 0.150, "tap": 0.233, "surprise": 0.508, "jumpy": 0.588, "keyin": 0.642}
 """Table 2, of the paper's tasks; its methods see frames."""
-REGRESSION_SEQUENCES = 12
-"""Of the training set: from their frames it is learned which keypoints tell where the puck is."""
 
 
 def model_result(keyframes: Path, method: str, seed: int) -> Path:
@@ -65,13 +59,6 @@ def model_result(keyframes: Path, method: str, seed: int) -> Path:
     return KeyframeDiscovery(runs=keyframes).plan("pushing", method, seed).path
 
 
-def code_result(keyframes: Path, seed: int) -> Path:
-    """The same of the keypoint code on which models of keypoints have learned."""
-    from kpagent.benchmarks.keyframes import KeyframeDiscovery
-
-    return KeyframeDiscovery(runs=keyframes).plan_code("pushing", seed).path
-
-
 def learned_dynamics(learned: Path, seed: int) -> Path:
     """The Struct-VRNN of methods with learned dynamics, as `kpagent dynamics train` writes it."""
     return learned / f"seed_{seed}" / "dynamics" / "model.safetensors"
@@ -84,15 +71,12 @@ def learned_keyframes(learned: Path, seed: int) -> Path:
 
 def needed(keyframes: Path, learned: Path, method: str, seed: int) -> tuple[Path, ...]:
     """The files that must be there before a method can plan."""
-    from kpagent.benchmarks.keyframe_methods import learns_from
-
     if method in WITHOUT_MODEL:
         return ()
     if method in LEARNED:
         dynamics = learned_dynamics(learned, seed)
         return (dynamics, learned_keyframes(learned, seed)) if method == "keyin_learned" else (dynamics,)
-    model = model_result(keyframes, method, seed)
-    return (model, code_result(keyframes, seed)) if learns_from(method) == "keypoints" else (model,)
+    return (model_result(keyframes, method, seed),)
 
 
 def subgoal_source(
@@ -110,9 +94,8 @@ def subgoal_source(
     Raises:
         UsageError: a run is not finished or is damaged.
     """
-    from kpagent.agents.subgoal_readings import read_frames, read_positions
+    from kpagent.agents.pushing_planners import puck_reading
     from kpagent.agents.subgoal_sources import KeyInSubgoals, SurpriseSubgoals, TimeAgnosticSubgoals
-    from kpagent.benchmarks.keyframe_methods import learns_from
     from kpagent.benchmarks.keyframe_runs import load_model
     from kpagent.subgoals.keyin import KeyIn
     from kpagent.subgoals.surprise import SurprisePredictor
@@ -121,36 +104,13 @@ def subgoal_source(
     if method in WITHOUT_MODEL:
         return None
     model: Any = load_model(_arguments(model_result(keyframes, method, seed)) | {"device": "cpu"})
-    reading: Reading
-    seen = learns_from(method)
-    if seen == "frames":
-        reading = read_frames(model, world)
-    elif seen == "positions":
-        reading = read_positions(env, world)
-    else:
-        reading = _keypoint_reading(_arguments(code_result(keyframes, seed)), world)
+    reading = puck_reading(env, model, world)
     if isinstance(model, TimeAgnosticPredictor):
         return TimeAgnosticSubgoals(model, reading)
     if isinstance(model, SurprisePredictor):
         return SurpriseSubgoals(model, reading)
     assert isinstance(model, KeyIn)
     return KeyInSubgoals(model, reading)
-
-
-def _keypoint_reading(arguments: Mapping[str, Any], world: PuckWorld) -> Reading:
-    from kpagent.agents.subgoal_readings import read_puck
-    from kpagent.benchmarks.video_runs import train_code
-    from kpagent.collect.sequences import Sequences
-    from kpagent.subgoals.perceived import coordinates
-
-    sequences = Sequences(arguments["training"])
-    names = ("seed", "model", "learning")
-    seed, model, learning = (arguments[name] for name in names)
-    # It is finished, and is only read.
-    code: StructVRNN = train_code(seed, Path(arguments["folder"]), sequences, model, learning, "cpu")
-    count = min(REGRESSION_SEQUENCES, len(sequences))
-    frames: np.ndarray = sequences.ordered(int(sequences.lengths.max()), count)["frames"]
-    return read_puck(lambda frame: coordinates(code, frame[None])[0], world, frames.reshape(-1, *frames.shape[2:]))
 
 
 def _arguments(result: Path) -> dict[str, Any]:

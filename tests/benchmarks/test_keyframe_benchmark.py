@@ -435,9 +435,14 @@ def test_forms_of_the_model() -> None:
     assert model_config("pushing", "keyin") == KeyInConfig.pushing()
     assert model_config("brownian", "keyin") == KeyInConfig.brownian()
     plain = model_config("brownian", "keyin_paper_loss")
-    assert plain == replace(base, attention="keyframe", guide_share=0.0, keyframe_cost=0.0)
+    own = {"attention": "keyframe", "guide_share": 0.0, "keyframe_cost": 0.0, "choosing": 0.0, "keyframe_noise": 0.0}
+    assert plain == replace(base, **own, segment_kl_scale=1e-3)
     assert model_config("brownian", "keyin_joint") == base
-    assert model_config("brownian", "static") == replace(base, guide_share=0.0, fixed_offsets=(4, 6, 5, 5, 4, 8))
+    fixed = replace(base, guide_share=0.0, choosing=0.0, fixed_offsets=(4, 6, 5, 5, 4, 8))
+    assert model_config("brownian", "static") == fixed
+    # Six pushes, and what comes after them; baselines keep to the paper's six.
+    assert pushing.keyframes == 7
+    assert model_config("pushing", "surprise").keyframes == 6
     assert model_config("pushing", "static").fixed_offsets == (4, 5, 5, 5, 5, 6)
     assert model_config("pushing", "jumpy").fixed_offsets == (6,) * 6
 
@@ -446,7 +451,7 @@ def test_a_run_is_described_by_its_arguments() -> None:
     benchmark = KeyframeDiscovery(interpolator_steps=30, steps=4, code_steps=7)
     static = benchmark.plan("pushing", "static", 2)
     assert static.path == Path("runs/keyframes/pushing/static/seed_2/result.json")
-    assert static.arguments["interpolator_from"] == "runs/keyframes/pushing/keyin_keypoints/seed_2"
+    assert static.arguments["interpolator_from"] == "runs/keyframes/pushing/jumpy/seed_2"
     assert static.arguments["codes"] == "runs/keyframes/pushing/code/seed_2/codes.safetensors"
     assert benchmark.plan("pushing", "keyin_positions", 2).arguments["codes"] == "runs/keyframes/pushing/truth.safetensors"
     assert benchmark.plan("pushing", "keyin", 2).arguments["codes"] is None

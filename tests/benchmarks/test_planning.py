@@ -12,7 +12,7 @@ import torch
 from test_results import assert_result
 
 from kpagent.benchmarks import planning_runs
-from kpagent.benchmarks.keyframe_methods import sequence_source
+from kpagent.benchmarks.keyframe_methods import code_config
 from kpagent.benchmarks.keyframes import KeyframeDiscovery
 from kpagent.benchmarks.planning import Planning, add_figures
 from kpagent.benchmarks.planning_figures import draw_bars, draw_execution
@@ -20,7 +20,6 @@ from kpagent.benchmarks.planning_methods import Method, learned_dynamics, learne
 from kpagent.benchmarks.planning_runs import describe_task, plan_tasks
 from kpagent.benchmarks.results import Measurement
 from kpagent.benchmarks.runs import Run
-from kpagent.collect.sequence_making import write_sequences
 from kpagent.dynamics.configuration import StructVRNNConfig
 from kpagent.dynamics.struct_vrnn import StructVRNN
 from kpagent.envs.pushing.tasks import draw_tasks
@@ -84,24 +83,22 @@ def test_tasks_that_a_killed_run_has_finished_are_not_done_again(tmp_path: Path,
     assert plan_tasks("no_subgoals", 0, str(tmp_path), **given) == both
 
 
-def finish(run: Run, **changes: Any) -> None:
+def finish(run: Run) -> None:
     """Put a model that has learned nothing where a run of the keyframes benchmark would have put its own."""
-    arguments = dict(run.arguments) | changes
+    arguments = dict(run.arguments)
     kinds = {each.kind: each for each in (KeyIn, SurprisePredictor, TimeAgnosticPredictor)}
     if "kind" in arguments:
         torch.manual_seed(0)
-        kinds[arguments["kind"]](KeyInConfig.from_dict(arguments["model"])).save(Path(arguments["folder"]) / MODEL)
+        model = kinds[arguments["kind"]](KeyInConfig.from_dict(arguments["model"]))
+        if arguments["perception"] is not None:
+            model.attach(StructVRNN(code_config("pushing")))
+        model.save(Path(arguments["folder"]) / MODEL)
     write_json(run.path, {"function": run.function, "arguments": arguments, "result": None})
 
 
 def test_subgoals_come_from_the_models_of_the_keyframes_benchmark(tmp_path: Path) -> None:
     methods = ("tap", "surprise", "jumpy", "keyin", "keyin_keypoints", "keyin_positions")
     trained = KeyframeDiscovery(runs=tmp_path / "keyframes")
-    code = trained.plan_code("pushing", 0)
-    write_sequences(code.arguments["training"], sequence_source("pushing", 3, 0))
-    learning = code.arguments["learning"]
-    # One step, and no search for what moves.
-    finish(code, learning=learning | {"start": None, "code": learning["code"] | {"steps": 1}})
     tasks = [describe_task(draw_tasks(1, seed=0, hard_share=0.0)[0])]
     planning = Planning(keyframes=trained.runs)
     for method in methods:

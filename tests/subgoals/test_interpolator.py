@@ -139,7 +139,7 @@ def test_segments_between_corners_are_learned_besides_when_it_chooses() -> None:
     assert torch.equal(offsets[:12], random[2])
     chosen = {(tuple(a), tuple(b)) for a, b in zip(first[12:].tolist(), last[12:].tolist(), strict=True)}
     # Only straight ways are made without error, so it cuts where the dot turns, from the last frame given to the end.
-    corners = [[1, *(t for t in np.flatnonzero(row) if 1 < t < 10), 10] for row in turns]
+    corners = [[1, *(int(t) for t in np.flatnonzero(row) if 1 < t < 10), 10] for row in turns]
     ordinary = [b for b, cuts in enumerate(corners) if min(np.diff(cuts)) >= 2 and len(cuts) <= 5]
     assert len(ordinary) >= 3
     for b in ordinary:
