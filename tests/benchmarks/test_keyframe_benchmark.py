@@ -435,7 +435,13 @@ def test_forms_of_the_model() -> None:
     assert model_config("pushing", "keyin") == KeyInConfig.pushing()
     assert model_config("brownian", "keyin") == KeyInConfig.brownian()
     plain = model_config("brownian", "keyin_paper_loss")
-    own = {"attention": "keyframe", "guide_share": 0.0, "keyframe_cost": 0.0, "choosing": 0.0, "keyframe_noise": 0.0}
+    own: dict[str, Any] = {
+        "attention": "keyframe",
+        "guide_share": 0.0,
+        "keyframe_cost": 0.0,
+        "choosing": 0.0,
+        "keyframe_noise": 0.0,
+    }
     assert plain == replace(base, **own, segment_kl_scale=1e-3)
     assert model_config("brownian", "keyin_joint") == base
     fixed = replace(base, guide_share=0.0, choosing=0.0, fixed_offsets=(4, 6, 5, 5, 4, 8))
