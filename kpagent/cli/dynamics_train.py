@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from kpagent.cli.following import follow
 from kpagent.cli.sequence_data import SequenceData
-from kpagent.cli.terminal import console, progress_bar, stop_on_interrupt
+from kpagent.cli.terminal import console
 from kpagent.dynamics.methods import Method
 from kpagent.errors import UsageError
 
@@ -99,23 +99,12 @@ class DynamicsTrain:
         torch.manual_seed(self.seed)
         model = StructVRNN(config, perception=perception).to(device)
         about = {"trained_on": self.data, "method": self.method, "preset": self.preset, "perception": self.perception}
-        with contextlib.ExitStack() as stack:
-            # Before the run is claimed, from when on it is kept.
-            stopped = stack.enter_context(stop_on_interrupt())
-            run = learn(model, sequences, learning, self.out, provenance=about, resume=self.resume)
-            stack.enter_context(contextlib.closing(run))  # type: ignore[type-var]
-            bar = stack.enter_context(progress_bar())
-            tasks: dict[str, Any] = {}
-            for report in run:
-                if report.stage not in tasks:
-                    tasks = {report.stage: bar.add_task(_DOING[report.stage], total=report.steps)}
-                bar.update(tasks[report.stage], completed=report.step)
-                if report.evaluation is not None:
-                    bar.console.print(_line(report))
-                if stopped:
-                    break
-        if stopped:
-            raise KeyboardInterrupt(f"the run in {self.out} is kept; go on with --resume")
+        follow(
+            lambda: learn(model, sequences, learning, self.out, provenance=about, resume=self.resume),
+            self.out,
+            _DOING,
+            _line,
+        )
         console.print(
             f"wrote {self.out / MODEL}, {self.out / BEST}"
             f" (kpagent dynamics rollout --weights ... --data {sequences.path} shows them) and logs"
@@ -181,9 +170,10 @@ class DynamicsTrain:
         return SequenceData(self.data, self.sequences, self.seed).open(self.out, length, config.code.image_size, check)
 
 
-def _line(report: Report) -> str:
+def _line(report: Report) -> str | None:
     seen = report.evaluation
-    assert seen is not None
+    if seen is None:
+        return None
     line = f"{_DOING[report.stage]}, step {report.step}: held-out loss {seen.loss:.4f}"
     if report.stage != "dynamics":
         line += f", squared error {seen.copy_share:.3f} of copying the first frame"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from kpagent.cli.following import follow
 from kpagent.cli.sequence_data import SequenceData
-from kpagent.cli.terminal import console, progress_bar, stop_on_interrupt
+from kpagent.cli.terminal import console, progress_bar
 from kpagent.errors import UsageError
 
 if TYPE_CHECKING:
@@ -94,23 +94,12 @@ class KeyframesTrain:
         torch.manual_seed(self.seed)
         model = KeyIn(config).attach(perception).to(device)
         about = {"trained_on": self.data, "perception": self.perception}
-        with contextlib.ExitStack() as stack:
-            # Before the run is claimed, from when on it is kept.
-            stopped = stack.enter_context(stop_on_interrupt())
-            run = learn(model, learned, learning, self.out, provenance=about, resume=self.resume)
-            stack.enter_context(contextlib.closing(run))  # type: ignore[type-var]
-            bar = stack.enter_context(progress_bar())
-            tasks: dict[str, Any] = {}
-            for report in run:
-                if report.stage not in tasks:
-                    tasks = {report.stage: bar.add_task(_DOING[report.stage], total=report.steps)}
-                bar.update(tasks[report.stage], completed=report.step)
-                if report.held_out is not None:
-                    bar.console.print(_line(report))
-                if stopped:
-                    break
-        if stopped:
-            raise KeyboardInterrupt(f"the run in {self.out} is kept; go on with --resume")
+        follow(
+            lambda: learn(model, learned, learning, self.out, provenance=about, resume=self.resume),
+            self.out,
+            _DOING,
+            _line,
+        )
         console.print(
             f"wrote {self.out / MODEL}, {self.out / BEST}"
             f" (kpagent keyframes show --weights ... --data {sequences.path} shows them) and logs"
@@ -207,9 +196,10 @@ def _agreement(model: KeyIn, sequences: Sequences, share: float) -> str:
     return f"; F1 over {len(true)} held-out sequences {exact:.2f}, {near:.2f} within one frame"
 
 
-def _line(report: Report) -> str:
+def _line(report: Report) -> str | None:
     seen = report.held_out
-    assert seen is not None
+    if seen is None:
+        return None
     line = f"{_DOING[report.stage]}, step {report.step}: held-out loss {seen['loss']:.4f}"
     if "keyframes" in seen:
         line += f", {seen['keyframes']:.1f} keyframes, unsure of an offset by {seen['unsure']:.2f} nats"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from kpagent.cli.terminal import console, progress_bar, stop_on_interrupt
+from kpagent.cli.following import follow
+from kpagent.cli.terminal import console
 
 if TYPE_CHECKING:
     from kpagent.dynamics.reward_learning import RewardReport
@@ -57,30 +57,20 @@ class RewardsTrain:
         config = RewardLearningConfig.of(self.steps, self.seed, states=states, evaluate_every=self.evaluate_every)
         model = StructVRNN.load(self.dynamics, pick_device(self.device))
         sequences = Sequences(self.data)
-        with contextlib.ExitStack() as stack:
-            # Before the run is claimed, from when on it is kept.
-            stopped = stack.enter_context(stop_on_interrupt())
-            run = learn_rewards(model, sequences, config, self.out, resume=self.resume)
-            stack.enter_context(contextlib.closing(run))  # type: ignore[type-var]
-            bar = stack.enter_context(progress_bar())
-            tasks: dict[str, Any] = {}
-            for report in run:
-                if report.stage not in tasks:
-                    tasks = {report.stage: bar.add_task(_DOING[report.stage], total=report.steps)}
-                bar.update(tasks[report.stage], completed=report.step)
-                if report.errors is not None:
-                    bar.console.print(_line(report))
-                if stopped:
-                    break
-        if stopped:
-            raise KeyboardInterrupt(f"the run in {self.out} is kept; go on with --resume")
+        follow(
+            lambda: learn_rewards(model, sequences, config, self.out, resume=self.resume),
+            self.out,
+            _DOING,
+            _line,
+        )
         about = RewardPredictor.load(self.out / MODEL).config
         console.print(f"wrote {self.out / MODEL}, rewards of {', '.join(about.domains)}, and logs")
         return 0
 
 
-def _line(report: RewardReport) -> str:
-    assert report.errors is not None
+def _line(report: RewardReport) -> str | None:
+    if report.errors is None:
+        return None
     shares = ", ".join(
         f"{name} {each.observed_share:.2f} ({each.imagined_share:.2f})" for name, each in report.errors.items()
     )

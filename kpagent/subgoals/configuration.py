@@ -90,7 +90,7 @@ class KeyInConfig:
     guide_scale: float = 1.0
     """Weight of the cross-entropy with these offsets, a mean over keyframes."""
     guided: int = 8
-    """How many sequences of a batch are guided."""
+    """How many sequences of a batch are guided; and cut, for the interpolator to choose what it learns."""
     shortest_segment: int = 2
     """Least offset on which the interpolator is learned."""
     longest_segment: int = 8
@@ -174,7 +174,7 @@ class KeyInConfig:
             "guided": 15,
             "segment_kl_scale": 0.1,
             "keyframe_noise": 0.05,
-            "choosing": 0.4,
+            "choosing": 0.3,
         }
         return cls(CodecConfig("codes", size), **(fields | times))
 

@@ -60,7 +60,7 @@ class Interpolator(nn.Module):
 
         One segment of each sequence at random: its offset is drawn from `shortest_segment` to `longest_segment`, and where
         it starts from all places. While it chooses, as `choosing` says, there are besides all segments of the best way to
-        cut each sequence.
+        cut each of the first `guided` sequences.
 
         Args:
             batch: `frames`, (B, L, H, W, 3) uint8, or `codes`, (B, L, D), with L above `longest_segment`; `seed`, of what is
@@ -85,7 +85,7 @@ class Interpolator(nn.Module):
         start = (torch.rand(count, generator=draws, device=device) * (length - offset)).long()
         of = torch.arange(count, device=device)
         if float(batch.get("progress", 0.0)) > 1 - config.choosing:
-            of, start, offset = self._and_chosen(whole, of, start, offset)
+            of, start, offset = self._and_chosen(whole[: config.guided], of, start, offset)
         rows = (start[:, None] + torch.arange(most + 1, device=device)).clamp_max(length - 1).cpu().numpy()
         observed = self.codec.observe(whole[of.cpu().numpy()[:, None], rows], device)
         codes = self.codec.encode(observed)
@@ -111,7 +111,7 @@ class Interpolator(nn.Module):
 
     @torch.no_grad()
     def _and_chosen(self, whole: Any, of: Tensor, start: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Segments, and those of the best ways to cut all sequences: which sequence's each is, its start and its offset."""
+        """Segments, and those of the best ways to cut sequences: which sequence's each is, its start and its offset."""
         observed = self.codec.observe(whole, of.device)
         best = self.best_offsets(self.codec.encode(observed), observed)
         starts = best.cumsum(dim=1) - best + self.config.given - 1

@@ -14,8 +14,8 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
+from commands import Command
 
-from kpagent.cli import main
 from kpagent.cli.dynamics_train import DynamicsTrain
 from kpagent.collect.sequence_making import write_sequences
 from kpagent.collect.sequences import Sequences
@@ -30,20 +30,8 @@ from kpagent.perception.zoo import load
 TINY = ("--code-steps", "3", "--steps", "2", "--evaluate-every", "2", "--keypoints", "3", "--device", "cpu")
 
 
-def run(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as end:
-        main(["dynamics", *arguments])
-    assert isinstance(end.value.code, int) or end.value.code is None
-    return end.value.code or 0
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    capsys.readouterr()
-    assert run(*arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("kpagent: ")
-    assert error.count("\n") == 1
-    return error
+COMMAND = Command("dynamics")
+run, refused = COMMAND.run, COMMAND.refused
 
 
 @pytest.fixture(scope="module")

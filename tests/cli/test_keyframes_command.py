@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from commands import Command
 
-from kpagent.cli import main
 from kpagent.cli.keyframes_train import KeyframesTrain
 from kpagent.collect.sequence_making import write_sequences
 from kpagent.collect.sequences import Sequences
@@ -31,20 +31,8 @@ TIMES = ("--given", "2", "--frames", "6", "--keyframes", "3", "--longest", "4")
 TINY = (*TIMES, "--steps", "2", "--interpolator-steps", "3", "--evaluate-every", "2", "--device", "cpu")
 
 
-def run(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as end:
-        main(["keyframes", *arguments])
-    assert isinstance(end.value.code, int) or end.value.code is None
-    return end.value.code or 0
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    capsys.readouterr()
-    assert run(*arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("kpagent: ")
-    assert error.count("\n") == 1
-    return error
+COMMAND = Command("keyframes")
+run, refused = COMMAND.run, COMMAND.refused
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
+from commands import Command
 
-from kpagent.cli import main
 from kpagent.drawing import write_png
 from kpagent.dynamics.configuration import StructVRNNConfig
 from kpagent.dynamics.struct_vrnn import StructVRNN
@@ -23,20 +23,8 @@ TINY = ("--samples", "6", "--steps", "3", "--device", "cpu")
 SMALL = {"given": 1, "frames": 30, "keyframes": 6, "longest": 6, "longest_segment": 6, "units": 8, "start_units": 8}
 
 
-def run(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as end:
-        main(["plan", "reach", *arguments])
-    assert isinstance(end.value.code, int) or end.value.code is None
-    return end.value.code or 0
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    capsys.readouterr()
-    assert run(*arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("kpagent: ")
-    assert error.count("\n") == 1
-    return error
+COMMAND = Command("plan", "reach")
+run, refused = COMMAND.run, COMMAND.refused
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from commands import Command
 
-from kpagent.cli import main
 from kpagent.collect.sequence_making import write_sequences
 from kpagent.collect.sequences import Sequences
 from kpagent.dynamics.reward_learning import CHECKPOINT, MODEL
@@ -21,20 +21,8 @@ TASKS = ("dm_control/cartpole-balance-v0", "dm_control/cheetah-run-v0")
 TINY = ("--steps", "4", "--evaluate-every", "2", "--futures", "2", "--device", "cpu")
 
 
-def run(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as end:
-        main(list(arguments))
-    assert isinstance(end.value.code, int) or end.value.code is None
-    return end.value.code or 0
-
-
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    capsys.readouterr()
-    assert run(*arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("kpagent: ")
-    assert error.count("\n") == 1
-    return error
+COMMAND = Command()
+run, refused = COMMAND.run, COMMAND.refused
 
 
 @pytest.fixture(scope="module")

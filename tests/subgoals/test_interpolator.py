@@ -125,7 +125,7 @@ def test_costs_are_errors_of_each_segment_alone() -> None:
 
 
 def test_segments_between_corners_are_learned_besides_when_it_chooses() -> None:
-    model = Recording(config(choosing=0.5, frames=9, keyframes=4, keyframe_cost=0.01))
+    model = Recording(config(choosing=0.5, guided=12, frames=9, keyframes=4, keyframe_cost=0.01))
     places, turns = turning(12, 11, seed=3)
     batch = {"codes": places, "seed": 1, "progress": 0.5}
     model.loss(batch)
