@@ -166,6 +166,7 @@ class KeyInConfig:
             "units": 128,
             "start_units": 256,
             "attention": "time",
+            "kl_scale": 1.0,
             "code_scale": 10.0,
             "sequence_scale": 100.0,
             "keyframe_cost": 1.0,
