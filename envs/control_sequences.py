@@ -72,7 +72,7 @@ class ControlSequences:
         if not env_ids or len(set(env_ids)) < len(env_ids):
             raise UsageError(f"give the environments to record, each once; got {', '.join(env_ids) or 'none'}")
         self._envs: dict[str, gym.Env[Any, Any]] = {}
-        self._bounds = {env_id: _bounds(env_id, self._env(env_id).action_space) for env_id in env_ids}
+        self._bounds = {env_id: action_bounds(env_id, self._env(env_id).action_space) for env_id in env_ids}
         for env_id in env_ids:
             require_frames(self._env(env_id), env_id)
 
@@ -171,12 +171,21 @@ def short_name(env_id: str) -> str:
     return env_id.removeprefix(PREFIX).rpartition("-v")[0] if env_id.startswith(PREFIX) else env_id
 
 
-def _bounds(env_id: str, space: gym.Space[Any]) -> tuple[np.ndarray, np.ndarray]:
+def action_bounds(name: str, space: gym.Space[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest value of each number of an action, (A,) float64 each.
+
+    Args:
+        name: of the environment, for the message.
+        space: of its actions, of any shape.
+
+    Raises:
+        UsageError: no box of floating-point numbers, none at all, or without bounds.
+    """
     if not isinstance(space, spaces.Box):
-        raise UsageError(f"{env_id} has actions in a {type(space).__name__} space, where a box of numbers is needed")
+        raise UsageError(f"{name} has actions in a {type(space).__name__} space, where a box of numbers is needed")
     low, high = (np.asarray(bound, np.float64).reshape(-1) for bound in (space.low, space.high))
     if not low.size:
-        raise UsageError(f"{env_id} has actions without numbers")
+        raise UsageError(f"{name} has actions without numbers")
     if not (np.isfinite(low).all() and np.isfinite(high).all() and np.issubdtype(space.dtype, np.floating)):
-        raise UsageError(f"{env_id} has actions without bounds, among which none can be drawn at random")
+        raise UsageError(f"{name} has actions without bounds, among which none can be drawn at random")
     return low, high

@@ -125,6 +125,11 @@ def process(*arguments: str) -> subprocess.Popen[str]:
         ("bench robustness", ("--cases", "--seeds", "--seed", "--device", "--out")),
         ("bench scaling", ("--env", "--actors", "--seconds", "--pictures", "--seed", "--device", "--out")),
         ("plan reach", ("--goal", "--weights", "--dynamics", "--task", "--steps", "--seed", "--device", "--out")),
+        (
+            "plan control",
+            ("--env", "--weights", "--steps", "--random", "--repeat", "--seed", "--device", "--out", "--resume"),
+        ),
+        ("bench control", ("--tasks", "--methods", "--seeds", "--interactions", "--finished", "--device", "--out")),
         ("bench planning", ("--methods", "--seeds", "--tasks", "--hard-share", "--finished", "--pictures", "--out")),
         ("bench keyframes", ("--datasets", "--methods", "--seeds", "--finished", "--pictures", "--device", "--out")),
     ],
@@ -227,7 +232,7 @@ MISTAKES = [
     (["bench", "robustness", "--cases", "pong"], "no case 'pong'; there are pong_sliding"),
     (
         ["bench"],
-        "robustness, atari100k, exploration, scaling, video, rewards, keyframes, planning}.",
+        "robustness, atari100k, exploration, scaling, video, rewards, keyframes, planning, control}.",
     ),
     (
         ["bench", "spede"],

@@ -9,6 +9,7 @@ import tyro
 from rich.table import Table
 
 from kpagent.benchmarks.atari100k import Atari100k
+from kpagent.benchmarks.control import Control
 from kpagent.benchmarks.exploration import Exploration
 from kpagent.benchmarks.keyframes import KeyframeDiscovery
 from kpagent.benchmarks.keypoint_distance import KeypointDistance
@@ -39,7 +40,8 @@ class Bench:
         | Annotated[Video, tyro.conf.subcommand("video")]
         | Annotated[RewardPrediction, tyro.conf.subcommand("rewards")]
         | Annotated[KeyframeDiscovery, tyro.conf.subcommand("keyframes")]
-        | Annotated[Planning, tyro.conf.subcommand("planning")],
+        | Annotated[Planning, tyro.conf.subcommand("planning")]
+        | Annotated[Control, tyro.conf.subcommand("control")],
         tyro.conf.arg(name=""),
     ]
 

@@ -1,4 +1,4 @@
-"""`kpagent plan`: subgoals that lead somewhere, and the way there."""
+"""`kpagent plan`: actions by planning, through subgoals or in imagined keypoints."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Annotated
 
 import tyro
 
+from kpagent.cli.plan_control import PlanControl
 from kpagent.cli.plan_reach import PlanReach
 
 Reach = Annotated[PlanReach, tyro.conf.subcommand("reach", prefix_name=False)]
+Control = Annotated[PlanControl, tyro.conf.subcommand("control", prefix_name=False)]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Plan through subgoals of a keyframe model (KeyIn), and act on them."""
+    """Plan through subgoals of a keyframe model (KeyIn), or in imagined keypoints, and act on it."""
 
-    # Of a union of one there would be no word to give.
-    task: Annotated[Reach | None, tyro.conf.DisallowNone, tyro.conf.arg(name="")]
+    task: Annotated[Reach | Control, tyro.conf.arg(name="")]
     """What to do."""
 
     def run(self) -> int:
         """Do it."""
-        assert self.task is not None
         return self.task.run()

@@ -135,7 +135,7 @@ class DynamicsConfig:
 
 @dataclass(frozen=True)
 class StructVRNNConfig:
-    """The whole model. `basketball`, `human36m` and `dmcs` are Table S1's; `fast` and `control` learn on a CPU."""
+    """The whole model. `basketball`, `human36m` and `dmcs` are Table S1's; `fast`, `control`, `planning` are for CPUs."""
 
     code: CodeConfig = field(default_factory=CodeConfig)
     """Frames and codes."""
@@ -183,6 +183,30 @@ class StructVRNNConfig:
         """
         base = cls.fast(num_keypoints, actions)
         return replace(base, dynamics=replace(base.dynamics, latent=128, kl_scale=3e-3))
+
+    @classmethod
+    def planning(cls, num_keypoints: int = 16, actions: int = 0) -> StructVRNNConfig:
+        """`fast` with dynamics small enough to imagine thousands of futures for every action.
+
+        They foretell by themselves from the first step of training on, as a planner lets them, and no sample that lies near
+        to what came is picked, for a planner cannot pick. β is that of codes whose numbers have a deviation of 1.
+
+        Args:
+            num_keypoints: K.
+            actions: numbers in an action.
+        """
+        dynamics = DynamicsConfig(
+            predicted=12,
+            samples=1,
+            kl_scale=0.1,
+            kl_anneal=0.0,
+            prior_units=32,
+            posterior_units=64,
+            rnn_units=96,
+            own_predicted=1.0,
+            actions=actions,
+        )
+        return replace(cls.fast(num_keypoints, actions), dynamics=dynamics)
 
     def on(self, num_keypoints: int, image_size: int) -> StructVRNNConfig:
         """The same for the keypoints of a perception model, whose K and image size these are.

@@ -79,6 +79,11 @@ class VRNN(nn.Module):
         Raises:
             ValueError: the sequences are not of T + ΔT frames.
         """
+        loss, metrics, _ = self.loss_and_beliefs(batch)
+        return loss, metrics
+
+    def loss_and_beliefs(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor], Belief]:
+        """As `loss`, with the beliefs after all frames, of (B, T + ΔT, ...), through which gradients flow."""
         config = self.config
         codes = torch.as_tensor(batch["codes"], dtype=torch.float32, device=self.gru.weight_ih.device)
         count, length = codes.shape[:2]
@@ -89,7 +94,7 @@ class VRNN(nn.Module):
         own = self._own_inputs(length, float(batch["progress"]), draws)
         hidden = codes.new_zeros(count, config.rnn_units)
         fed, latent = codes[:, 0], codes.new_zeros(count, self.latent)
-        errors, divergences = [], []
+        errors, divergences, beliefs = [], [], []
         for t in range(length):
             if t > 0:
                 hidden = self._advance(hidden, fed, latent, None if actions is None else actions[:, t - 1])
@@ -99,6 +104,7 @@ class VRNN(nn.Module):
                     divergences.append(divergence)
             decoded = self._decode(latent, hidden)
             errors.append(code_error(decoded, codes[:, t]))
+            beliefs.append(Belief(hidden, decoded, latent))
             fed = decoded if own[t] else codes[:, t]
         error = torch.stack(errors, dim=1).mean(dim=0)
         # Without a posterior, the first code is a guess that nothing can make better.
@@ -109,7 +115,7 @@ class VRNN(nn.Module):
             kl = torch.stack(divergences).sum(dim=0).mean()
             loss = loss + config.kl_scale * self._kl_share(float(batch["progress"])) * kl
             metrics["kl"] = kl.detach()
-        return loss, metrics
+        return loss, metrics, _along_time(beliefs)
 
     def _best_latent(
         self, hidden: Tensor, code: Tensor, observed: bool, draws: torch.Generator
