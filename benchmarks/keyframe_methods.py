@@ -40,9 +40,12 @@ PAPER = {
     "pushing": {"random": 0.18, "constant": 0.23, "static": 0.18, "surprise": 0.10, "keyin": 0.30},
 }
 """F1 by exact frame (Table 1); all of the paper's methods see frames."""
-KEYPOINTS = {"brownian": 1, "pushing": 2}
-"""K of the code that is learned, one for each thing that moves: the ball; puck and hand. More would follow the same things
-again, and each would be explained for itself."""
+KEYPOINTS = {"brownian": 1, "pushing": 3}
+"""K of the code that is learned: one for the ball; for puck and hand one more than things that move, since of two, one was
+left on nothing."""
+CODE_STEPS = {"brownian": 1_200, "pushing": 150}
+"""Optimiser steps of the code, after its keypoints were put on what moves. In pushing, where the puck is told by the hand,
+keypoints that learn on slide between the two."""
 
 _ENDS = {"brownian": 0, "pushing": 1}
 """Keyframes that ours may have besides those of the paper's: after the sixth push, a sequence goes on for a while."""

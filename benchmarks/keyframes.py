@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kpagent.benchmarks.keyframe_codes import PERCEPTION
 from kpagent.benchmarks.keyframe_methods import (
+    CODE_STEPS,
     DATASETS,
     GIVERS,
     METHODS,
@@ -55,7 +56,7 @@ class KeyframeDiscovery:
     test_sequences: int = 500
     """To find keyframes in."""
     code_steps: int | None = None
-    """Optimiser steps of the keypoint code; those of the `fast` preset, if not given."""
+    """Optimiser steps of the keypoint code; 1200 for brownian and 150 for pushing, if not given."""
     interpolator_steps: int | None = None
     """Optimiser steps of KeyIn's first stage; those of the `fast` preset, if not given."""
     steps: int | None = None
@@ -158,7 +159,7 @@ class KeyframeDiscovery:
         from kpagent.training import describe
 
         base = LearningConfig.fast()
-        code = replace(base.code, seed=seed, steps=base.code.steps if self.code_steps is None else self.code_steps)
+        code = replace(base.code, seed=seed, steps=CODE_STEPS[dataset] if self.code_steps is None else self.code_steps)
         arguments = self._same(dataset, "code", seed) | {
             "path": str(self._codes(dataset, seed)),
             "model": describe(code_config(dataset)),
