@@ -431,7 +431,7 @@ def test_forms_of_the_model() -> None:
     assert (base.codec.size, base.length, base.longest, base.guide_share) == (2, 35, 10, 1)
     pushing = model_config("pushing", "keyin_positions")
     assert (pushing.codec.size, pushing.length, pushing.longest, pushing.longest_segment) == (8, 31, 6, 6)
-    assert model_config("pushing", "keyin_keypoints").codec.size == 4
+    assert model_config("pushing", "keyin_keypoints").codec.size == 6
     assert model_config("pushing", "keyin") == KeyInConfig.pushing()
     assert model_config("brownian", "keyin") == KeyInConfig.brownian()
     plain = model_config("brownian", "keyin_paper_loss")
