@@ -24,6 +24,8 @@ _NOT_OF_INTERPOLATOR = {
     "keyframes", "latent", "attention", "fixed_offsets", "kl_scale", "code_scale", "image_scale", "sequence_scale",
     "keyframe_cost", "guide_share", "guide_scale", "guided",
 }  # fmt: skip
+_OF_CHOOSING = {"keyframes", "sequence_scale", "keyframe_cost", "guided"}
+"""But that it sees where it chooses its segments."""
 
 
 def learn_keyframes(
@@ -187,6 +189,7 @@ def _learn(model: KeyframeModel, sequences: Any, config: LearningConfig, folder:
 
 def _about_interpolator(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What decides the first stage of a run: all of its settings that are not of the second."""
-    model = {name: value for name, value in settings["model"].items() if name not in _NOT_OF_INTERPOLATOR}
+    unseen = _NOT_OF_INTERPOLATOR - _OF_CHOOSING if settings["model"]["choosing"] else _NOT_OF_INTERPOLATOR
+    model = {name: value for name, value in settings["model"].items() if name not in unseen}
     learning = {name: settings["learning"][name] for name in ("joint", "interpolator", "held_out")}
     return {"model": model, "learning": learning, "data": settings["provenance"]["data"]}
