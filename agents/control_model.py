@@ -19,7 +19,7 @@ from kpagent.dynamics.struct_vrnn import StructVRNN
 from kpagent.dynamics.vrnn import Belief
 from kpagent.errors import UsageError
 from kpagent.fields import require, require_types
-from kpagent.files import load_tensors, require_fit, require_kind, save_tensors
+from kpagent.files import from_header, load_tensors, require_fit, require_kind, save_tensors
 
 FORMAT = 1
 KIND = "control"
@@ -229,13 +229,12 @@ class ControlModel(nn.Module):
         """
         tensors, header = load_tensors(path)
         require_kind(path, header, KIND, FORMAT)
-        try:
-            # Without memory, which a configuration that does not fit could ask too much of.
-            with torch.device("meta"):
-                config, reading = StructVRNNConfig.from_dict(header["config"]), RewardReadConfig(**header["rewards"])
-                model = cls(config, reading, header.get("provenance"))
-        except (TypeError, KeyError, ValueError, RuntimeError) as error:
-            raise UsageError(f"{path} has no valid configuration: {error}") from error
+
+        def make() -> ControlModel:
+            config, reading = StructVRNNConfig.from_dict(header["config"]), RewardReadConfig(**header["rewards"])
+            return cls(config, reading, header.get("provenance"))
+
+        model = from_header(path, make)
         require_fit(path, tensors, model.state_dict())
         model.load_state_dict(tensors, assign=True)
         return model.to(device).eval()

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +18,7 @@ from torch import Tensor
 from kpagent.errors import UsageError
 
 HEADER = "kpagent"
+Made = TypeVar("Made")
 
 
 def replace_file(path: str | Path, write: Callable[[Path], None]) -> None:
@@ -142,6 +143,25 @@ def require_fit(path: str | Path, tensors: Mapping[str, Tensor], wanted: Mapping
         raise UsageError(f"{path} does not fit its configuration: {name} is {found.get(name)}, not {expected.get(name)}")
     if not all(bool(value.isfinite().all()) for value in tensors.values()):
         raise UsageError(f"{path} holds weights that are not finite numbers")
+
+
+def from_header(path: str | Path, make: Callable[[], Made]) -> Made:
+    """A model as the header of a file describes it, on the meta device, where it takes no memory until tensors are assigned.
+
+    A configuration that does not fit could ask for more memory than there is.
+
+    Args:
+        path: where the header came from, for messages.
+        make: the model from what the header holds.
+
+    Raises:
+        UsageError: the configuration is not valid.
+    """
+    try:
+        with torch.device("meta"):
+            return make()
+    except (TypeError, KeyError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{path} has no valid configuration: {error}") from error
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

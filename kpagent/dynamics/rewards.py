@@ -17,7 +17,7 @@ from kpagent.dynamics.struct_vrnn import StructVRNN
 from kpagent.dynamics.vrnn import Belief
 from kpagent.errors import UsageError
 from kpagent.fields import is_whole, require
-from kpagent.files import load_tensors, require_fit, require_kind, save_tensors
+from kpagent.files import from_header, load_tensors, require_fit, require_kind, save_tensors
 
 FORMAT = 1
 KIND = "rewards"
@@ -175,12 +175,7 @@ class RewardPredictor(nn.Module):
         """
         tensors, header = load_tensors(path)
         require_kind(path, header, KIND, FORMAT)
-        try:
-            # Without memory, which a configuration that does not fit could ask too much of.
-            with torch.device("meta"):
-                model = cls(RewardConfig(**header["config"]), header.get("provenance"))
-        except (TypeError, KeyError, ValueError, RuntimeError) as error:
-            raise UsageError(f"{path} has no valid configuration: {error}") from error
+        model = from_header(path, lambda: cls(RewardConfig(**header["config"]), header.get("provenance")))
         require_fit(path, tensors, model.state_dict())
         model.load_state_dict(tensors, assign=True)
         return model.to(device).eval()

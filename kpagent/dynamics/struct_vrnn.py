@@ -15,7 +15,7 @@ from kpagent.dynamics.configuration import StructVRNNConfig
 from kpagent.dynamics.frame_code import PerceptionCode, new_frame_code
 from kpagent.dynamics.vrnn import VRNN, Belief
 from kpagent.errors import UsageError
-from kpagent.files import load_tensors, require_fit, require_kind, save_tensors
+from kpagent.files import from_header, load_tensors, require_fit, require_kind, save_tensors
 from kpagent.keypoints import Keypoints
 from kpagent.perception.detector import KeypointDetector
 from kpagent.perception.methods import detector_from_tensors
@@ -216,12 +216,8 @@ class StructVRNN(nn.Module):
                 raise UsageError(f"{path} has no valid configuration of its perception model")
             inner = {name.removeprefix(PERCEPTION): value for name, value in inner.items()}
             perception = detector_from_tensors(inner, header["perception"], path)
-        try:
-            # Without memory, which a configuration that does not fit could ask too much of.
-            with torch.device("meta"):
-                model = cls(StructVRNNConfig.from_dict(header["config"]), header.get("provenance"), perception)
-        except (TypeError, KeyError, ValueError) as error:
-            raise UsageError(f"{path} has no valid configuration: {error}") from error
+        about = header.get("provenance")
+        model = from_header(path, lambda: cls(StructVRNNConfig.from_dict(header["config"]), about, perception))
         own = {name: value for name, value in model.state_dict().items() if not name.startswith(PERCEPTION)}
         require_fit(path, tensors, own)
         # Not strictly: the perception model has its tensors already.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -10,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from kpagent.errors import UsageError
-from kpagent.files import load_tensors, require_fit, require_kind, save_tensors
+from kpagent.files import from_header, load_tensors, require_fit, require_kind, save_tensors
 from kpagent.subgoals.configuration import KeyInConfig
 from kpagent.subgoals.perceived import Perception, pack_beside, unpack_beside
 
 FORMAT = 1
 
 
-class KeyframeModel(nn.Module):
+class KeyframeModel(nn.Module, ABC):
     """A model of sequences that finds keyframes; what it is made of is all in its configuration.
 
     Args:
@@ -67,13 +68,13 @@ class KeyframeModel(nn.Module):
         """Where the parameters are."""
         return next(self.parameters()).device
 
+    @abstractmethod
     def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar to minimise, a mean over sequences, and its parts.
 
         Args:
             batch: `frames`, (B, L, H, W, 3) uint8, or `codes`, (B, L, D); `seed`, of what is drawn.
         """
-        raise NotImplementedError
 
     def save(self, path: str | Path) -> None:
         """Write weights, configuration and provenance to one safetensors file.
@@ -94,12 +95,7 @@ class KeyframeModel(nn.Module):
         tensors, header = load_tensors(path)
         require_kind(path, header, cls.kind, FORMAT)
         tensors, perception = unpack_beside(tensors, header, path)
-        try:
-            # Without memory, which a configuration that does not fit could ask too much of.
-            with torch.device("meta"):
-                model = cls(KeyInConfig.from_dict(header["config"]), header.get("provenance"))
-        except (TypeError, KeyError, ValueError) as error:
-            raise UsageError(f"{path} has no valid configuration: {error}") from error
+        model = from_header(path, lambda: cls(KeyInConfig.from_dict(header["config"]), header.get("provenance")))
         require_fit(path, tensors, model.state_dict())
         model.load_state_dict(tensors, assign=True)
         model.attach(perception)
