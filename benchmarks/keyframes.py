@@ -14,6 +14,7 @@ from kpagent.benchmarks.keyframe_methods import (
     DATASETS,
     GIVERS,
     METHODS,
+    MIXED,
     PLACED,
     Dataset,
     Method,
@@ -56,7 +57,7 @@ class KeyframeDiscovery:
     test_sequences: int = 500
     """To find keyframes in."""
     code_steps: int | None = None
-    """Optimiser steps of the keypoint code; 1200 for brownian and 150 for pushing, if not given."""
+    """Optimiser steps of the keypoint code; 1200, if not given."""
     interpolator_steps: int | None = None
     """Optimiser steps of KeyIn's first stage; those of the `fast` preset, if not given."""
     steps: int | None = None
@@ -163,7 +164,7 @@ class KeyframeDiscovery:
         arguments = self._same(dataset, "code", seed) | {
             "path": str(self._codes(dataset, seed)),
             "model": describe(code_config(dataset)),
-            "learning": describe(replace(base, code=code)),
+            "learning": describe(replace(base, code=code, mixed=MIXED[dataset])),
         }
         return Run(f"{_CODES}:learn_code", arguments, self._folder(dataset, "code", seed) / "result.json")
 

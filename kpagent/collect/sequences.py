@@ -155,6 +155,17 @@ class Sequences:
         """
         return self._read(*self.draw(batch, length, generator), length)
 
+    def mixed_windows(self, batch: int, length: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
+        """As `windows`, without labels, but each frame of a window is drawn by itself, from sequences of one class."""
+        which, offset = self.draw(batch * length, 1, generator)
+        if self.labels is not None:
+            for row, label in enumerate(self.labels[which[::length]]):
+                of_class, here = np.flatnonzero(self.labels == label), slice(row * length, (row + 1) * length)
+                chosen, offset[here] = self._part(of_class).draw(length, 1, generator)
+                which[here] = of_class[chosen]
+        drawn = self._read(which, offset, 1)
+        return {name: part.reshape(batch, length, *part.shape[2:]) for name, part in drawn.items() if name != "labels"}
+
     def draw(self, batch: int, length: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Where the windows lie that `windows` would read.
 

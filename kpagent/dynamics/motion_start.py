@@ -10,6 +10,7 @@ This is ours; the paper has nothing like it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -149,9 +150,14 @@ def distinct_colors(pixels: Tensor, count: int) -> Tensor:
     return palette[chosen]
 
 
-def start_frames(sequences: Sequences, config: MotionStartConfig, seed: int) -> np.ndarray:
-    """The frames that a start looks at, (B, T, H, W, 3) uint8: stretches of equal length from all over the sequences."""
+def start_frames(sequences: Sequences, config: MotionStartConfig, seed: int, *, mixed: bool = False) -> np.ndarray:
+    """The frames that a start looks at, (B, T, H, W, 3) uint8: stretches of equal length from all over the sequences.
+
+    Where they are mixed, each is of frames from anywhere, and what differs between sequences moves in them, too.
+    """
     generator = np.random.default_rng((seed, _DRAW))
     length = min(config.length, int(np.median(sequences.lengths)))
     every = max(1, min(config.every, length // 4))
+    if mixed:
+        return sequences.mixed_windows(config.sequences, math.ceil(length / every), generator)["frames"]
     return sequences.windows(config.sequences, length, generator)["frames"][:, ::every]
