@@ -42,10 +42,10 @@ PAPER = {
 """F1 by exact frame (Table 1); all of the paper's methods see frames."""
 KEYPOINTS = {"brownian": 1, "pushing": 6}
 """K of the code that is learned: one for the ball; for puck, hand and both ends of the wall two more than there are."""
-MIXED = {"brownian": False, "pushing": True}
-"""Whether the code is learned from frames of different sequences. In pushing the wall, which stands still, needs keypoints,
-too; and where the puck is painted from a frame in which it lies nearby, keypoints of puck and hand slide between the two."""
-CODE_STEPS = {"brownian": 1_200, "pushing": 1_200}
+MIX = {"brownian": 0.0, "pushing": 1.0}
+"""Share of windows of frames of different sequences. In pushing the wall, which stands still, needs keypoints, too; and where
+the puck is painted from a frame in which it lies nearby, keypoints of puck and hand slide between the two."""
+CODE_STEPS = {"brownian": 1_200, "pushing": 2_000}
 """Optimiser steps of the code, after its keypoints were put on what moves."""
 
 _ENDS = {"brownian": 0, "pushing": 1}

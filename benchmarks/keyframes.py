@@ -14,7 +14,7 @@ from kpagent.benchmarks.keyframe_methods import (
     DATASETS,
     GIVERS,
     METHODS,
-    MIXED,
+    MIX,
     PLACED,
     Dataset,
     Method,
@@ -57,7 +57,7 @@ class KeyframeDiscovery:
     test_sequences: int = 500
     """To find keyframes in."""
     code_steps: int | None = None
-    """Optimiser steps of the keypoint code; 1200, if not given."""
+    """Optimiser steps of the keypoint code; 1200 for brownian and 2000 for pushing, if not given."""
     interpolator_steps: int | None = None
     """Optimiser steps of KeyIn's first stage; those of the `fast` preset, if not given."""
     steps: int | None = None
@@ -164,7 +164,7 @@ class KeyframeDiscovery:
         arguments = self._same(dataset, "code", seed) | {
             "path": str(self._codes(dataset, seed)),
             "model": describe(code_config(dataset)),
-            "learning": describe(replace(base, code=code, mixed=MIXED[dataset])),
+            "learning": describe(replace(base, code=code, mix=MIX[dataset])),
         }
         return Run(f"{_CODES}:learn_code", arguments, self._folder(dataset, "code", seed) / "result.json")
 

@@ -126,8 +126,11 @@ class RewardPrediction:
         folder = self.runs / method / f"seed_{seed}"
         model = method_config(method, StructVRNNConfig.control(self.keypoints, actions))
         base = LearningConfig.fast()
+        # Of frames of different sequences of one task: painted from its own first frame, a body that moves little needs no
+        # keypoints at first, and they stay where they began.
         learning = replace(
             base,
+            mix=1.0,
             code=replace(base.code, seed=seed, steps=base.code.steps if self.code_steps is None else self.code_steps),
             dynamics=replace(base.dynamics, seed=seed, steps=base.dynamics.steps if self.steps is None else self.steps),
         )

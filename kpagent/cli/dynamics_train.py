@@ -59,9 +59,9 @@ class DynamicsTrain:
     """Weight of the squared distance from true positions; the method's, which is mostly 0, if not given."""
     actions: bool = False
     """Let the future depend on actions, which DATA must have."""
-    mixed: bool = False
-    """Learn the code from frames of different sequences together: what stands still in each but differs between them, such as
-    an obstacle, gets keypoints, too. For one place, seen in many ways."""
+    mix: float = 0.0
+    """Share of the code's windows whose frames come from different sequences, of one class where there are classes: what
+    stands still in each but differs between them, such as an obstacle, gets keypoints, too."""
     sequences: int | None = None
     """Sequences to make (basketball and pushing 5000, brownian 10000), or stretches of 1,000 actions to play (100)."""
     steps: int | None = None
@@ -117,8 +117,8 @@ class DynamicsTrain:
     def _refuse_with_perception(self) -> None:
         if self.perception is None:
             return
-        for name in ("keypoints", "code", "separation", "sparsity", "supervision", "mixed"):
-            if getattr(self, name) not in (None, False):
+        for name in ("keypoints", "code", "separation", "sparsity", "supervision"):
+            if getattr(self, name) is not None:
                 raise UsageError(f"--{name} is for keypoints that are learned here; leave it out, or --perception")
         if self.method not in ("struct_vrnn", "no_bom", "struct_rnn"):
             raise UsageError(f"--method {self.method} is for keypoints that are learned here; leave it out, or --perception")
@@ -138,10 +138,10 @@ class DynamicsTrain:
             code = replace(code, steps=self.steps)
         elif self.steps is not None:
             dynamics = replace(dynamics, steps=self.steps)
-        if self.mixed and config.joint:
-            raise UsageError(f"--mixed is for --preset fast and control: {self.preset} learns all at once")
+        if self.mix and config.joint:
+            raise UsageError(f"--mix is for --preset fast and control: {self.preset} learns all at once")
         every = config.evaluate_every if self.evaluate_every is None else self.evaluate_every
-        return replace(config, code=code, dynamics=dynamics, mixed=self.mixed, evaluate_every=every)
+        return replace(config, code=code, dynamics=dynamics, mix=self.mix, evaluate_every=every)
 
     def _config(self) -> StructVRNNConfig:
         """The model; of actions, only the sequences know how many numbers they have."""

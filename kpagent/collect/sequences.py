@@ -138,13 +138,14 @@ class Sequences:
         order = np.random.default_rng(0).permutation(len(self))
         return self._part(np.sort(order[count:])), self._part(np.sort(order[:count]))
 
-    def windows(self, batch: int, length: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
+    def windows(self, batch: int, length: int, generator: np.random.Generator, *, mix: float = 0.0) -> dict[str, np.ndarray]:
         """Random windows of consecutive frames of one sequence each, every legal one with the same probability.
 
         Args:
             batch: B windows.
             length: T frames of each.
             generator: what they are drawn with.
+            mix: share of the windows, the last ones, whose frames are each drawn by itself, from sequences of one class.
 
         Returns:
             frames (B, T, S, S, 3) uint8 and, where the file has them, actions (B, T, A), rewards (B, T), truth (B, T, P, 2),
@@ -153,18 +154,10 @@ class Sequences:
         Raises:
             UsageError: every sequence is shorter than `length`, or the file is damaged.
         """
-        return self._read(*self.draw(batch, length, generator), length)
-
-    def mixed_windows(self, batch: int, length: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
-        """As `windows`, without labels, but each frame of a window is drawn by itself, from sequences of one class."""
-        which, offset = self.draw(batch * length, 1, generator)
-        if self.labels is not None:
-            for row, label in enumerate(self.labels[which[::length]]):
-                of_class, here = np.flatnonzero(self.labels == label), slice(row * length, (row + 1) * length)
-                chosen, offset[here] = self._part(of_class).draw(length, 1, generator)
-                which[here] = of_class[chosen]
-        drawn = self._read(which, offset, 1)
-        return {name: part.reshape(batch, length, *part.shape[2:]) for name, part in drawn.items() if name != "labels"}
+        mixed = round(mix * batch)
+        draws = ((self._consecutive, batch - mixed), (self._mixed, mixed))
+        parts = [draw(count, length, generator) for draw, count in draws if count]
+        return parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def draw(self, batch: int, length: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Where the windows lie that `windows` would read.
@@ -235,6 +228,21 @@ class Sequences:
             raise UsageError(f"sequence {number} of {self.path} has {length} frames, none from {start} to {stop}")
         batch = self._read(np.array([number]), np.array([start]), min(stop, length) - start)
         return {name: values[0] for name, values in batch.items()}
+
+    def _consecutive(self, batch: int, length: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
+        return self._read(*self.draw(batch, length, generator), length)
+
+    def _mixed(self, batch: int, length: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
+        which, offset = self.draw(batch * length, 1, generator)
+        if self.labels is not None:
+            for row, label in enumerate(self.labels[which[::length]]):
+                of_class, here = np.flatnonzero(self.labels == label), slice(row * length, (row + 1) * length)
+                chosen, offset[here] = self._part(of_class).draw(length, 1, generator)
+                which[here] = of_class[chosen]
+        drawn = self._read(which, offset, 1)
+        # Frames one by one become windows; of their labels, which are one for a window, the first is left.
+        shaped = {name: part.reshape(batch, length, *part.shape[1 + (name in PER_FRAME) :]) for name, part in drawn.items()}
+        return {name: part if name in PER_FRAME else part[:, 0] for name, part in shaped.items()}
 
     def _part(self, chosen: np.ndarray) -> Sequences:
         part = Sequences.__new__(Sequences)

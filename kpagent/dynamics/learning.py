@@ -65,9 +65,10 @@ class LearningConfig:
     """How the dynamics are learned on codes. In float32: bfloat16 would round coordinates to an eighth of a pixel of 64."""
     code_length: int = 8
     """Frames of a window from which the code is learned, where it is learned first."""
-    mixed: bool = False
-    """These frames come from different sequences, and so does the first, from which they are painted. Then whatever differs
-    between sequences needs a keypoint, also what stands still in each, such as an obstacle; else what moves alone does."""
+    mix: float = 0.0
+    """Share of these windows whose frames come from different sequences of one class; so does the first, from which the
+    others are painted. Then whatever differs between sequences needs a keypoint, also what stands still in each, such as an
+    obstacle; else what moves alone does."""
     held_out: float = 0.1
     """Share of the sequences that is not learned from."""
     evaluate_every: int = 500
@@ -87,7 +88,10 @@ class LearningConfig:
     def __post_init__(self) -> None:
         checks = {
             "code_length must be at least 2": self.code_length >= 2,
-            "mixed needs two stages: with joint, the dynamics learn from the same frames": not (self.mixed and self.joint),
+            "mix must be from 0 to 1": 0 <= self.mix <= 1,
+            "mix must be 0 where all is learned at once, for the dynamics learn from the same frames": not (
+                self.mix and self.joint
+            ),
             "held_out must be above 0 and below 1": 0 < self.held_out < 1,
             "evaluate_every must be at least 1": self.evaluate_every >= 1,
         }
@@ -210,7 +214,7 @@ class _Run:
                 batches = FrameBatches(self.training, self.length, config.code, model.config)
                 evaluation = yield from self._stage("joint", model, batches, config.code, log)
             else:
-                batches = FrameBatches(self.training, config.code_length, config.code, model.config, mixed=config.mixed)
+                batches = FrameBatches(self.training, config.code_length, config.code, model.config, mix=config.mix)
                 yield from self._stage("code", model.code, batches, config.code, log)
                 encoded = EncodedSequences(self.training, model)
                 if self._steps_done("dynamics") < config.dynamics.steps:
@@ -234,7 +238,7 @@ class _Run:
         if config is None or not isinstance(code, KeypointCode) or code.config.supervision:
             return
         training = config.training(self.config.code.seed, self.config.code.precision)
-        frames = start_frames(self.training, config, training.seed, mixed=self.config.mixed)
+        frames = start_frames(self.training, config, training.seed, mix=self.config.mix)
         start = MotionStart(code, frames, config, training.seed)
         if not len(start.colors):
             return

@@ -32,7 +32,7 @@ class FrameBatches:
         length: frames of a window.
         training: batch size, steps and seed.
         config: of the model, which says what else of a window it uses.
-        mixed: a window is of frames that are drawn each by itself, mostly of different sequences.
+        mix: as of `Sequences.windows`.
     """
 
     def __init__(
@@ -42,16 +42,15 @@ class FrameBatches:
         training: TrainingConfig,
         config: StructVRNNConfig,
         *,
-        mixed: bool = False,
+        mix: float = 0.0,
     ) -> None:
-        self.sequences, self.length, self.training, self.mixed = sequences, length, training, mixed
+        self.sequences, self.length, self.training, self.mix = sequences, length, training, mix
         self.names = wanted(config)
 
     def __call__(self, step: int) -> dict[str, Any]:
         """Frames, and actions and truth where they are used, beside `progress` and `seed`."""
         generator = np.random.default_rng((self.training.seed, step, _FRAMES))
-        draw = self.sequences.mixed_windows if self.mixed else self.sequences.windows
-        windows = draw(self.training.batch_size, self.length, generator)
+        windows = self.sequences.windows(self.training.batch_size, self.length, generator, mix=self.mix)
         return {name: windows[name] for name in self.names} | _about(self.training, step)
 
 

@@ -10,7 +10,6 @@ This is ours; the paper has nothing like it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -150,14 +149,12 @@ def distinct_colors(pixels: Tensor, count: int) -> Tensor:
     return palette[chosen]
 
 
-def start_frames(sequences: Sequences, config: MotionStartConfig, seed: int, *, mixed: bool = False) -> np.ndarray:
+def start_frames(sequences: Sequences, config: MotionStartConfig, seed: int, *, mix: float = 0.0) -> np.ndarray:
     """The frames that a start looks at, (B, T, H, W, 3) uint8: stretches of equal length from all over the sequences.
 
-    Where they are mixed, each is of frames from anywhere, and what differs between sequences moves in them, too.
+    In the share of them that is mixed, frames are from anywhere, and what differs between sequences moves, too.
     """
     generator = np.random.default_rng((seed, _DRAW))
     length = min(config.length, int(np.median(sequences.lengths)))
     every = max(1, min(config.every, length // 4))
-    if mixed:
-        return sequences.mixed_windows(config.sequences, math.ceil(length / every), generator)["frames"]
-    return sequences.windows(config.sequences, length, generator)["frames"][:, ::every]
+    return sequences.windows(config.sequences, length, generator, mix=mix)["frames"][:, ::every]

@@ -117,6 +117,33 @@ def test_every_legal_window_is_as_likely(path: Path) -> None:
     assert ((counts - expected) ** 2 / expected).sum() < len(legal) + 3 * (2 * len(legal)) ** 0.5
 
 
+def test_frames_of_a_mixed_window_come_from_anywhere_in_one_class(path: Path) -> None:
+    batch = Sequences(path).windows(6_000, 4, np.random.default_rng(0), mix=1.0)
+    assert batch["frames"].shape == (6_000, 4, 16, 16, 3)
+    number, step = (batch["frames"][..., 0, 0, part].astype(int) for part in range(2))
+    np.testing.assert_array_equal(number % 3, np.repeat(batch["labels"][:, None], 4, axis=1))
+    for row, column in np.ndindex(20, 4):
+        for name in ("actions", "rewards", "truth", "keyframes"):
+            expected = getattr(made(number[row, column]), name)[step[row, column]]
+            np.testing.assert_array_equal(batch[name][row, column], expected)
+    # Frames of every place in a window are as likely, and next to each other by chance alone.
+    frames = [(index, start) for index in range(10) for start in range(len(made(index).frames))]
+    for column in range(4):
+        counts = np.array([((number[:, column] == index) & (step[:, column] == start)).sum() for index, start in frames])
+        expected = 6_000 / len(frames)
+        assert ((counts - expected) ** 2 / expected).sum() < len(frames) + 4 * (2 * len(frames)) ** 0.5
+    assert ((number[:, 1:] == number[:, :-1]) & (step[:, 1:] == step[:, :-1] + 1)).mean() < 0.1
+
+
+def test_a_share_of_the_windows_is_mixed(path: Path) -> None:
+    batch = Sequences(path).windows(200, 4, np.random.default_rng(0), mix=0.25)
+    number, step = (batch["frames"][..., 0, 0, part].astype(int) for part in range(2))
+    together = (number[:, 1:] == number[:, :-1]) & (step[:, 1:] == step[:, :-1] + 1)
+    assert together[:150].all()
+    assert not together[150:].all(axis=1).any()
+    np.testing.assert_array_equal(batch["labels"], number[:, 0] % 3)
+
+
 def test_ordered_windows_cover_each_sequence_once(path: Path) -> None:
     sequences = Sequences(path)
     lengths = [len(made(index).frames) for index in range(10)]

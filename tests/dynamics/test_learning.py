@@ -21,10 +21,11 @@ import torch
 from kpagent.collect.sequence_making import FrameSequence, Provenance, write_sequences
 from kpagent.collect.sequences import Sequences
 from kpagent.dynamics.configuration import CodeConfig, DynamicsConfig, StructVRNNConfig
+from kpagent.dynamics.frame_code import KeypointCode
 from kpagent.dynamics.learning import BEST, MODEL, LearningConfig, Report, holds_run, learn
 from kpagent.dynamics.learning_batches import CodeBatches, EncodedSequences, FrameBatches
 from kpagent.dynamics.learning_evaluation import PAINTED, SAMPLES, HeldOut
-from kpagent.dynamics.motion_start import MotionStartConfig
+from kpagent.dynamics.motion_start import MotionStart, MotionStartConfig, start_frames
 from kpagent.dynamics.struct_vrnn import StructVRNN
 from kpagent.errors import UsageError
 from kpagent.files import load_tensors
@@ -123,10 +124,14 @@ def test_the_presets_are_what_they_say() -> None:
     assert fast.dynamics.anneal
 
 
-@pytest.mark.parametrize("wrong", [{"code_length": 1}, {"held_out": 0.0}, {"held_out": 1.0}, {"evaluate_every": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"code_length": 1}, {"held_out": 0.0}, {"held_out": 1.0}, {"mix": 1.5}, {"evaluate_every": 0}]
+)
 def test_configurations_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(wrong))):
         LearningConfig(**wrong)
+    with pytest.raises(UsageError, match="mix must be 0 where all is learned at once"):
+        LearningConfig(joint=True, mix=0.5)
 
 
 # Batches
@@ -143,6 +148,43 @@ def test_frame_batches_are_a_function_of_seed_and_step(sequences: Sequences) -> 
         assert not np.array_equal(one["frames"], other["frames"])
         assert one["seed"] != other["seed"]
     assert [batch["progress"] for batch in forwards] == [0, 1 / 12, 2 / 12, 3 / 12]
+
+
+def test_mixed_batches_are_of_frames_from_anywhere(sequences: Sequences) -> None:
+    batches = FrameBatches(sequences, 5, TRAINING, CONFIG, mix=1.0)
+    one, again, next_one = batches(3), batches(3), batches(4)
+    assert one["frames"].shape == (3, 5, SIZE, SIZE, 3)
+    assert np.array_equal(one["frames"], again["frames"])
+    assert not np.array_equal(one["frames"], next_one["frames"])
+    assert all(len(set(row)) > 1 for row in numbers(one["frames"])[..., 0].tolist())
+
+
+def test_what_stands_still_in_each_sequence_gets_keypoints_where_they_are_mixed(tmp_path: Path) -> None:
+    """Of a square that moves and one that differs between sequences alone, the start sees both only of mixed frames."""
+    still, moving = (40, 220, 60), (230, 40, 40)
+    frames = np.zeros((12, 8, 16, 16, 3), np.uint8)
+    for number, t in np.ndindex(12, 8):
+        frames[number, t, number : number + 4, 10:14] = still
+        frames[number, t, t : t + 4, 2:6] = moving
+
+    class Squares:
+        count, provenance = len(frames), Provenance("test", "squares", {}, 0)
+
+        def make(self, start: int, stop: int) -> Iterator[FrameSequence]:
+            yield from (FrameSequence(one) for one in frames[start:stop])
+
+    path = tmp_path / "squares.h5"
+    write_sequences(path, Squares())
+    model = new_model(replace(CONFIG, code=replace(CODE, num_keypoints=2)))
+    assert isinstance(model.code, KeypointCode)
+    found = {}
+    for mix in (0.0, 1.0):
+        given = start_frames(Sequences(path), START, seed=0, mix=mix)
+        colors = MotionStart(model.code, given, START).colors
+        found[mix] = [
+            bool((colors - torch.tensor(color) / 255).abs().amax(dim=1).lt(0.05).any()) for color in (moving, still)
+        ]
+    assert found == {0.0: [True, False], 1.0: [True, True]}
 
 
 def test_a_batch_has_what_the_model_uses(sequences: Sequences) -> None:
