@@ -43,14 +43,14 @@ PAPER = {
 KEYPOINTS = {"brownian": 1, "pushing": 6}
 """K of the code that is learned: one for the ball; for puck, hand and both ends of the wall two more than there are."""
 MIX = {"brownian": 0.0, "pushing": 1.0}
-"""Share of windows of frames of different sequences. In pushing the wall, which stands still, needs keypoints, too; and where
+"""Share of windows of frames of different sequences. In pushing the wall, which stands still, needs keypoints, too; where
 the puck is painted from a frame in which it lies nearby, keypoints of puck and hand slide between the two."""
 CODE_STEPS = {"brownian": 1_200, "pushing": 2_000}
 """Optimiser steps of the code, after its keypoints were put on what moves."""
 
 _ENDS = {"brownian": 0, "pushing": 1}
 """Keyframes that ours may have besides those of the paper's: after the sixth push, a sequence goes on for a while."""
-_OF_PAPER = ("attention", "guide_share", "keyframe_cost", "segment_kl_scale", "keyframe_noise", "choosing")
+_OF_PAPER = ("prior", "attention", "guide_share", "keyframe_cost", "segment_kl_scale", "keyframe_noise", "choosing")
 _TIMES = ("given", "frames", "keyframes", "longest", "longest_segment")
 
 

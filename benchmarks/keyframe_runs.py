@@ -21,7 +21,7 @@ INTERPOLATOR = "checkpoint-interpolator.safetensors"
 """In the folder of a run: the state of its first stage."""
 # All that the first stage does not see.
 _NOT_OF_INTERPOLATOR = {
-    "keyframes", "latent", "attention", "fixed_offsets", "kl_scale", "code_scale", "image_scale", "sequence_scale",
+    "keyframes", "latent", "prior", "attention", "fixed_offsets", "kl_scale", "code_scale", "image_scale", "sequence_scale",
     "keyframe_cost", "guide_share", "guide_scale", "guided",
 }  # fmt: skip
 _OF_CHOOSING = {"keyframes", "sequence_scale", "keyframe_cost", "guided"}

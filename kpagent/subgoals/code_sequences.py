@@ -92,11 +92,24 @@ class CodeSequences:
         Raises:
             UsageError: every sequence is shorter than `length`.
         """
-        ends = np.cumsum(self._legal(length))
+        places = zip(*self.draw(batch, length, generator), strict=True)
+        return {"codes": np.stack([self.codes[which][start : start + length] for which, start in places])}
+
+    def draw(self, batch: int, length: int, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Where the windows lie that `windows` would read: (B,) numbers of sequences, and (B,) first frames within them.
+
+        Raises:
+            UsageError: every sequence is shorter than `length`.
+        """
+        legal = self._legal(length)
+        ends = np.cumsum(legal)
         number = generator.integers(ends[-1], size=batch)
         which = np.searchsorted(ends, number, side="right")
-        start = number - (ends[which] - self._legal(length)[which])
-        return {"codes": np.stack([self.codes[w][s : s + length] for w, s in zip(which, start, strict=True)])}
+        return which, number - (ends - legal)[which]
+
+    def stretch(self, number: int, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Consecutive frames of one sequence, from `start` to before `stop` or to its end: `codes` (L, D)."""
+        return {"codes": self.codes[number][start:stop]}
 
     def ordered(self, length: int, count: int) -> dict[str, np.ndarray]:
         """The first `length` frames of the first `count` sequences that are so long, in their order: `codes` (B, L, D).

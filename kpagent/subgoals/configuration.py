@@ -65,6 +65,9 @@ class KeyInConfig:
     """Of each LSTM."""
     latent: int = 10
     """Numbers in the latent z of a keyframe."""
+    prior: Literal["unit", "learned"] = "unit"
+    """What is believed of a keyframe's latent before it is known: a unit Gaussian, as in the paper, or a Gaussian that is
+    learned from the keyframes before it and the frames that are given."""
     attention: Literal["keyframe", "time"] = "keyframe"
     """How a keyframe's latent attends to the future: by the likeness of frames to the keyframe before, as in Eq. 1; or to
     the frames at the soft time of the keyframe before, which need not be found by what they look like."""
@@ -126,6 +129,7 @@ class KeyInConfig:
                 "longest times keyframes must reach frames": self.longest * self.keyframes >= self.frames,
                 "guide_share must be from 0 to 1": 0 <= self.guide_share <= 1,
                 "choosing must be from 0 to 1": 0 <= self.choosing <= 1,
+                "prior must be unit or learned": self.prior in ("unit", "learned"),
                 "attention must be keyframe or time": self.attention in ("keyframe", "time"),
                 "fixed_offsets must be one from 1 to longest for each of the keyframes": not fixed
                 or (len(fixed) == self.keyframes and all(is_whole(one) and 1 <= one <= self.longest for one in fixed)),
@@ -165,6 +169,7 @@ class KeyInConfig:
         fields: dict[str, Any] = {
             "units": 128,
             "start_units": 256,
+            "prior": "learned",
             "attention": "time",
             "kl_scale": 1.0,
             "code_scale": 10.0,

@@ -14,6 +14,10 @@ from kpagent.subgoals.configuration import KeyInConfig
 from kpagent.subgoals.networks import ProjectedLSTM, State, generator_of, split_gaussian, unit_kl
 from kpagent.subgoals.segmentation import best_offsets
 
+FEW = 100
+"""Starts of segments up to which those of all lengths are made at once, the short ones to the length of the longest: with so
+few, a call takes longer than what it computes."""
+
 
 class Interpolator(nn.Module):
     """The first stage: what stands for a frame, and how frames go from one keyframe to the next.
@@ -152,15 +156,18 @@ class Interpolator(nn.Module):
         config = self.config
         count, frames = len(codes), codes.shape[1] - 1
         costs = codes.new_full((count, frames, config.longest), torch.inf)
-        for length in range(config.shortest_segment, min(config.longest_segment, frames) + 1):
-            places = frames - length + 1
-            rows = torch.arange(places, device=codes.device)[:, None] + torch.arange(1, length + 1, device=codes.device)
-            first, last = codes[:, :places].flatten(0, 1), codes[:, length:].flatten(0, 1)
-            offsets = F.one_hot(torch.full((len(first),), length - 1, device=codes.device), config.longest).float()
+        lengths = range(config.shortest_segment, min(config.longest_segment, frames) + 1)
+        for group in filter(len, [lengths] if count * frames <= FEW else [[length] for length in lengths]):
+            places = [(start, length) for length in group for start in range(frames - length + 1)]
+            start, length = torch.tensor(places, dtype=torch.int64, device=codes.device).reshape(-1, 2).unbind(1)
+            first, last = codes[:, start].flatten(0, 1), codes[:, start + length].flatten(0, 1)
+            offsets = F.one_hot(length - 1, config.longest).float().repeat(count, 1)
             latent = codes.new_zeros(len(first), config.segment_latent)
-            made = self.codec.decode(self(first, last, offsets, latent, length))
-            seen = observed[:, rows].flatten(0, 1)
-            costs[:, :places, length - 1] = self.codec.error(made, seen).sum(dim=1).unflatten(0, (count, places))
+            steps = torch.arange(1, max(group) + 1, device=codes.device)
+            made = self.codec.decode(self(first, last, offsets, latent, len(steps)))
+            seen = observed[:, (start[:, None] + steps).clamp_max(frames)].flatten(0, 1)
+            error = self.codec.error(made, seen).unflatten(0, (count, len(start)))
+            costs[:, start, length - 1] = torch.where(steps <= length[:, None], error, 0).sum(dim=-1)
         return costs
 
     def _first_state(self, about: Tensor) -> State:

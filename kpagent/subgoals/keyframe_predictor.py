@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from kpagent.subgoals import soft_time
 from kpagent.subgoals.codecs import Codec
 from kpagent.subgoals.configuration import KeyInConfig
-from kpagent.subgoals.networks import ProjectedLSTM, attend, split_gaussian
+from kpagent.subgoals.networks import ProjectedLSTM, State, attend, split_gaussian
 
 MOTION = 10.0
 """Factor on what codes change by from frame to frame, which is small beside coordinates in [-1, 1]."""
@@ -24,12 +24,16 @@ class Prediction:
     Attributes:
         codes: (B, M, D), κ̂.
         offsets: (B, M, S), δ, the distribution of each one's offset from the one before.
+        prior_mean: (B, M, Z) of the belief about its latent before it is known.
+        prior_std: (B, M, Z) likewise.
         mean: (B, M, Z) of the posterior belief; None of a sample of the prior.
         std: (B, M, Z) likewise.
     """
 
     codes: Tensor
     offsets: Tensor
+    prior_mean: Tensor
+    prior_std: Tensor
     mean: Tensor | None
     std: Tensor | None
 
@@ -52,6 +56,10 @@ class KeyframePredictor(nn.Module):
         self.key = ProjectedLSTM(size + config.latent, size + config.longest, config.units, config.layers)
         self.at_time = config.attention == "time"
         keys = 0 if self.at_time else size
+        self.prior: nn.Module | None = None
+        if config.prior == "learned":
+            hidden = nn.Linear(config.units + size, config.units)
+            self.prior = nn.Sequential(hidden, nn.ReLU(), nn.Linear(config.units, 2 * config.latent))
         self.inference = ProjectedLSTM(seen, keys + 2 * config.latent, config.units, config.layers)
 
     def forward(
@@ -62,22 +70,22 @@ class KeyframePredictor(nn.Module):
         Args:
             codec: what a code is.
             given: (B, T, D), codes of the frames that are given.
-            noise: (B, M, Z), of the latents; zeros for the mean.
+            noise: (B, M, Z), of the latents, of a unit Gaussian; zeros for their mean.
             future: (B, N, D), codes of the frames after them, for latents of the posterior; those of the prior without.
             led: (G, M) int64 offsets, for the first G sequences of a future: each keyframe is predicted from the true frame
                 at the end of these before it, not from the one that was predicted; as far as they are not 0.
         """
         _, state = self.condition(self._seen(given, given[:, :1]))
         believed = None if future is None else self._infer(given, future)
-        before, codes, offsets, beliefs = given[:, -1], [], [], []
+        before, codes, offsets, priors, beliefs = given[:, -1], [], [], [], []
         # Where the keyframe before is, over times 0 to N - 1.
         start = F.one_hot(given.new_zeros(len(given), dtype=torch.long), self._times(future)).float()
         for t in range(self.config.keyframes):
-            latent = noise[:, t]
+            priors.append(self._expect(before, state, noise[:, t]))
             if believed is not None:
-                mean, std = split_gaussian(self._attend(before, start, believed))
-                latent = mean + std * latent
-                beliefs.append((mean, std))
+                beliefs.append(split_gaussian(self._attend(before, start, believed)))
+            mean, std = (beliefs or priors)[-1]
+            latent = mean + std * noise[:, t]
             output, state = self.key(torch.cat([before, latent], dim=-1).unsqueeze(1), state)
             change, logits = output[:, 0].split([self.config.codec.size, self.config.longest], dim=-1)
             before = codec.onward(before, change)
@@ -86,8 +94,9 @@ class KeyframePredictor(nn.Module):
             start = F.pad(soft_time.ends(start, offsets[-1])[:, :-1], (1, 0))
             if led is not None and future is not None:
                 before, start = _lead(before, start, led[:, : t + 1], future)
-        means, stds = (torch.stack(part, dim=1) for part in zip(*beliefs, strict=True)) if beliefs else (None, None)
-        return Prediction(torch.stack(codes, dim=1), torch.stack(offsets, dim=1), means, stds)
+        prior = _stack(priors)
+        posterior = _stack(beliefs) if beliefs else (None, None)
+        return Prediction(torch.stack(codes, dim=1), torch.stack(offsets, dim=1), *prior, *posterior)
 
     def _times(self, future: Tensor | None) -> int:
         return self.config.frames if future is None else future.shape[1]
@@ -96,6 +105,13 @@ class KeyframePredictor(nn.Module):
         if not self.sees_motion:
             return codes
         return torch.cat([codes, MOTION * codes.diff(dim=1, prepend=before)], dim=-1)
+
+    def _expect(self, before: Tensor, state: State, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The prior's mean and deviation of a latent, (B, Z) each: the noise that it is made of tells their shape."""
+        if self.prior is None:
+            return torch.zeros_like(noise), torch.ones_like(noise)
+        with torch.autocast(before.device.type, enabled=False):
+            return split_gaussian(self.prior(torch.cat([state[0][-1].float(), before.float()], dim=-1)))
 
     def _infer(self, given: Tensor, future: Tensor) -> Tensor:
         """What LSTMinf says of every frame, backwards in time, so that each knows what follows it.
@@ -121,6 +137,12 @@ class KeyframePredictor(nn.Module):
             return logits.softmax(dim=-1)
         sure = F.one_hot(torch.tensor(fixed[segment], device=logits.device) - 1, self.config.longest)
         return sure.to(logits.dtype).expand_as(logits)
+
+
+def _stack(gaussians: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Means and deviations (B, M, Z) of M Gaussians."""
+    means, stds = zip(*gaussians, strict=True)
+    return torch.stack(means, dim=1), torch.stack(stds, dim=1)
 
 
 def _lead(before: Tensor, start: Tensor, led: Tensor, future: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kpagent.dynamics.objectives import gaussian_kl
 from kpagent.errors import UsageError
 from kpagent.subgoals import soft_time
 from kpagent.subgoals.codecs import FrameCodec
@@ -18,7 +19,7 @@ from kpagent.subgoals.configuration import KeyInConfig
 from kpagent.subgoals.interpolator import Interpolator
 from kpagent.subgoals.keyframe_model import KeyframeModel
 from kpagent.subgoals.keyframe_predictor import KeyframePredictor
-from kpagent.subgoals.networks import generator_of, unit_kl
+from kpagent.subgoals.networks import generator_of
 from kpagent.subgoals.perceived import Perception, coordinates
 
 CHUNK = 256
@@ -93,7 +94,8 @@ class KeyIn(KeyframeModel):
 
         Args:
             batch: `frames`, (B, T + N, H, W, 3) uint8, or `codes`, (B, T + N, D); `seed`, of what is drawn;
-                `progress`, how much of the training is done, from 0 to 1, for a guide; 1 without.
+                `progress`, how much of the training is done, from 0 to 1, for a guide; 1 without; `cuts`, (G, M), the best
+                offsets of the sequences that are guided, which are searched for without.
 
         Returns:
             The loss, a mean over sequences, and `code`, `image` and `kl`, means over the keyframes that are expected, and
@@ -112,7 +114,9 @@ class KeyIn(KeyframeModel):
         given, future = codes.split([config.given, config.frames], dim=1)
         noise = torch.randn(len(codes), config.keyframes, config.latent, generator=draws, device=self.device)
         guided = slice(config.guided if float(batch.get("progress", 1.0)) < config.guide_share else 0)
-        best = self.interpolator.best_offsets(codes[guided], observed[guided]) if guided.stop else None
+        best: Tensor | None = None
+        if guided.stop:
+            best = batch["cuts"] if "cuts" in batch else self.interpolator.best_offsets(codes[guided], observed[guided])
         found = self.predictor(codec, given, noise, future, best)
         assert found.mean is not None
         assert found.std is not None
@@ -131,7 +135,7 @@ class KeyIn(KeyframeModel):
             target = soft_time.soft_targets(times, future.detach())
             parts = {
                 "code": keyframe_mean((found.codes - target).square().sum(dim=-1)),
-                "kl": keyframe_mean(unit_kl(found.mean, found.std)),
+                "kl": keyframe_mean(gaussian_kl(found.mean, found.std, found.prior_mean, found.prior_std)),
                 "sequence": self._sequence_error(found.offsets, made, after),
             }
             if config.image_scale:
@@ -247,7 +251,7 @@ class KeyIn(KeyframeModel):
 
         Args:
             given: as of `sample`.
-            latents: (B, samples, M, Z).
+            latents: (B, samples, M, Z), of a unit Gaussian; a learned prior shifts and scales them.
 
         Returns:
             As of `sample`.

@@ -21,6 +21,7 @@ from kpagent.files import read_header
 from kpagent.run_folder import claim
 from kpagent.subgoals.code_sequences import CodeSequences
 from kpagent.subgoals.configuration import KeyInConfig
+from kpagent.subgoals.cuts import Cuts
 from kpagent.subgoals.keyframe_model import KeyframeModel
 from kpagent.subgoals.keyin import KeyIn
 from kpagent.training import TrainingConfig, describe, train
@@ -159,18 +160,42 @@ class SequenceBatches:
         sequences: frames or codes.
         length: frames of a window.
         training: batch size and seed.
+        cuts: of these sequences, for a model that is guided; those of a batch are then in it.
     """
 
-    def __init__(self, sequences: Sequences | CodeSequences, length: int, training: TrainingConfig) -> None:
-        self.sequences, self.length, self.training = sequences, length, training
+    def __init__(
+        self, sequences: Sequences | CodeSequences, length: int, training: TrainingConfig, cuts: Cuts | None = None
+    ) -> None:
+        self.sequences, self.length, self.training, self.cuts = sequences, length, training, cuts
         self.name = "codes" if isinstance(sequences, CodeSequences) else "frames"
 
     def __call__(self, step: int) -> dict[str, Any]:
-        """`frames` (B, L, S, S, 3) uint8 or `codes` (B, L, D), beside `seed` and `progress`."""
-        seed = self.training.seed
-        generator = np.random.default_rng((seed, step, _WINDOWS))
-        windows = self.sequences.windows(self.training.batch_size, self.length, generator)
-        return {self.name: windows[self.name], "seed": (seed, step, _LOSS), "progress": step / self.training.steps}
+        """`frames` (B, L, S, S, 3) uint8 or `codes` (B, L, D), beside `seed`, `progress` and perhaps `cuts`."""
+        seed, size = self.training.seed, self.training.batch_size
+
+        def draws() -> np.random.Generator:
+            return np.random.default_rng((seed, step, _WINDOWS))
+
+        windows = self.sequences.windows(size, self.length, draws())
+        progress = step / self.training.steps
+        batch = {self.name: windows[self.name], "seed": (seed, step, _LOSS), "progress": progress}
+        if self.cuts is not None and progress < self.cuts.interpolator.config.guide_share:
+            guided = slice(self.cuts.interpolator.config.guided)
+            batch["cuts"] = self.cuts(*(part[guided] for part in self.sequences.draw(size, self.length, draws())))
+        return batch
+
+
+def guiding_cuts(model: KeyIn, sequences: Sequences | CodeSequences, training: TrainingConfig) -> Cuts | None:
+    """The cuts by which a second stage is guided; None where none is, or where most would be asked for only once.
+
+    Args:
+        model: whose interpolator has learned.
+        sequences: to learn from.
+        training: of the second stage.
+    """
+    config = model.config
+    windows = config.guide_share * training.steps * min(config.guided, training.batch_size)
+    return Cuts(model.interpolator, sequences) if sequences.lengths.sum() < windows * config.frames else None
 
 
 class _Run:
@@ -213,7 +238,10 @@ class _Run:
         self, stage: Stage, part: nn.Module, training: TrainingConfig, log: Any
     ) -> Generator[Report, None, Mapping[str, float] | None]:
         """Train a part of the model; the generator's value is the last evaluation, or None where no step was left."""
-        batches = SequenceBatches(self.training, self.model.config.length, training)
+        cuts = None
+        if stage == "keyframes" and isinstance(self.model, KeyIn):
+            cuts = guiding_cuts(self.model, self.training, training)
+        batches = SequenceBatches(self.training, self.model.config.length, training, cuts)
         losses: list[Tensor] = []
         best = self._best_loss() if stage == self.last else math.inf
         figures = None

@@ -24,7 +24,7 @@ from kpagent.subgoals import soft_time
 from kpagent.subgoals.configuration import CodecConfig
 from kpagent.subgoals.keyframe_model import FORMAT
 from kpagent.subgoals.keyin import KeyIn
-from kpagent.subgoals.networks import generator_of, split_gaussian, unit_kl
+from kpagent.subgoals.networks import generator_of, split_gaussian
 
 PLACES = turning(3, 8)[0]
 BATCH: dict[str, Any] = {"codes": PLACES, "frames": drawn(PLACES), "seed": (0, 1)}
@@ -77,7 +77,10 @@ def slow_loss(model: KeyIn) -> dict[str, float]:
         shares = times / inside[:, None]
         errors = {
             "code": (found.codes[b] - shares @ future[b]).square().sum(dim=1),
-            "kl": unit_kl(found.mean[b], found.std[b]),
+            "kl": torch.distributions.kl_divergence(
+                torch.distributions.Normal(found.mean[b], found.std[b]),
+                torch.distributions.Normal(found.prior_mean[b], found.prior_std[b]),
+            ).sum(dim=1),
             "image": codec.error(
                 codec.decode(found.codes[b : b + 1]), torch.einsum("tn,n...->t...", shares, after[b])[None]
             )[0],
@@ -90,8 +93,9 @@ def slow_loss(model: KeyIn) -> dict[str, float]:
 
 
 @KINDS
-def test_the_loss_is_that_of_equations_3_to_5(codec: CodecConfig) -> None:
-    model = new(codec, image_scale=0.3, code_scale=0.7, kl_scale=0.2, sequence_scale=1.5, keyframe_cost=0.1)
+@pytest.mark.parametrize("prior", ["unit", "learned"])
+def test_the_loss_is_that_of_equations_3_to_5(codec: CodecConfig, prior: str) -> None:
+    model = new(codec, prior=prior, image_scale=0.3, code_scale=0.7, kl_scale=0.2, sequence_scale=1.5, keyframe_cost=0.1)
     with torch.no_grad():
         loss, metrics = model.loss(BATCH)
         slow = slow_loss(model)
@@ -103,9 +107,11 @@ def test_the_loss_is_that_of_equations_3_to_5(codec: CodecConfig) -> None:
 
 
 @KINDS
-@pytest.mark.parametrize("attention", ["keyframe", "time"])
-def test_the_second_stage_reaches_all_of_the_predictor_and_nothing_else(codec: CodecConfig, attention: str) -> None:
-    model = new(codec, attention=attention)
+@pytest.mark.parametrize(("attention", "prior"), [("keyframe", "unit"), ("time", "learned")])
+def test_the_second_stage_reaches_all_of_the_predictor_and_nothing_else(
+    codec: CodecConfig, attention: str, prior: str
+) -> None:
+    model = new(codec, attention=attention, prior=prior)
     model.interpolator.requires_grad_(False)
     model.loss(BATCH)[0].backward()
     assert all(value.grad is None for value in model.interpolator.parameters())
@@ -181,6 +187,23 @@ def test_a_keyframe_that_is_led_is_predicted_from_the_true_frame_before() -> Non
         mean, std = split_gaussian(said[0, time])
         torch.testing.assert_close(led.mean[0, t], mean)
         torch.testing.assert_close(led.std[0, t], std)
+
+
+def test_a_unit_prior_is_one_and_a_learned_one_depends_on_what_was_given() -> None:
+    given, noise = torch.from_numpy(PLACES[:, :2]), torch.randn(3, 3, 3, generator=torch.Generator().manual_seed(0))
+    for prior in ("unit", "learned"):
+        model = new(prior=prior)
+        found = model.predictor(model.interpolator.codec, given, noise)
+        if prior == "unit":
+            assert torch.equal(found.prior_mean, torch.zeros(3, 3, 3))
+            assert torch.equal(found.prior_std, torch.ones(3, 3, 3))
+            continue
+        assert len(found.prior_mean[:, 0].unique(dim=0)) == len(given)
+        # The same latents by a unit prior give the same keyframes: noise is moved and scaled as the prior says.
+        unit = new(prior="unit")
+        unit.load_state_dict({name: value for name, value in model.state_dict().items() if ".prior." not in name})
+        latents = found.prior_mean + found.prior_std * noise
+        torch.testing.assert_close(unit.predictor(unit.interpolator.codec, given, latents).codes, found.codes)
 
 
 def test_attention_at_a_soft_time_is_the_mean_over_where_a_keyframe_may_be() -> None:
