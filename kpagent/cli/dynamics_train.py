@@ -51,6 +51,8 @@ class DynamicsTrain:
     """Without, one future is foretold."""
     samples: int | None = None
     """Samples at each step, of which the best is learned from; the preset's or the method's, if not given."""
+    units: int | None = None
+    """Units of the GRU; the preset's, if not given. With fewer, a planner imagines faster."""
     separation: float | None = None
     """Weight of the separation loss; the preset's or the method's, if not given."""
     sparsity: float | None = None
@@ -158,8 +160,8 @@ class DynamicsTrain:
         dynamics = config.dynamics
         if not self.stochastic:
             dynamics = replace(dynamics, stochastic=False)
-        if self.samples is not None:
-            dynamics = replace(dynamics, samples=self.samples)
+        sizes = {"samples": self.samples, "rnn_units": self.units}
+        dynamics = replace(dynamics, **{name: value for name, value in sizes.items() if value is not None})
         return StructVRNNConfig(code, dynamics)
 
     def _sequences(self, config: StructVRNNConfig) -> Sequences:
