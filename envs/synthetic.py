@@ -44,10 +44,17 @@ def _pushes(count: int, seed: int, image_size: int) -> SequenceSource:
     return RandomPushes(count, seed, PushConfig(image_size=image_size))
 
 
+def _motions(count: int, seed: int, image_size: int) -> SequenceSource:
+    from kpagent.envs.walker_motions import MotionsConfig, WalkerMotions
+
+    return WalkerMotions(count, seed, MotionsConfig(image_size=image_size))
+
+
 SYNTHETIC = {
     "basketball": Synthetic(_basketball, 5_000, 50),
     "brownian": Synthetic(_brownian, 10_000, 35),
     "pushing": Synthetic(_pushing, 5_000, 31, has_actions=True),
     "pushes": Synthetic(_pushes, 5_000, 24, has_actions=True),
+    "motions": Synthetic(_motions, 2_000, 20),
 }
-"""By name. Those of pushing take MuJoCo, and half a minute for a thousand."""
+"""By name. Those of pushing take MuJoCo, and half a minute for a thousand; motions DeepMind Control, and three minutes."""

@@ -232,7 +232,7 @@ MISTAKES = [
     (["bench", "robustness", "--cases", "pong"], "no case 'pong'; there are pong_sliding"),
     (
         ["bench"],
-        "robustness, atari100k, exploration, scaling, video, rewards, keyframes, planning, control}.",
+        "robustness, atari100k, exploration, scaling, video, rewards, recognition, keyframes, planning, control}.",
     ),
     (
         ["bench", "spede"],

@@ -15,6 +15,7 @@ from kpagent.benchmarks.keyframes import KeyframeDiscovery
 from kpagent.benchmarks.keypoint_distance import KeypointDistance
 from kpagent.benchmarks.pairs import Pairs
 from kpagent.benchmarks.planning import Planning
+from kpagent.benchmarks.recognition import Recognition
 from kpagent.benchmarks.rewards import RewardPrediction
 from kpagent.benchmarks.robustness import Robustness
 from kpagent.benchmarks.scaling import Scaling
@@ -39,6 +40,7 @@ class Bench:
         | Annotated[Scaling, tyro.conf.subcommand("scaling")]
         | Annotated[Video, tyro.conf.subcommand("video")]
         | Annotated[RewardPrediction, tyro.conf.subcommand("rewards")]
+        | Annotated[Recognition, tyro.conf.subcommand("recognition")]
         | Annotated[KeyframeDiscovery, tyro.conf.subcommand("keyframes")]
         | Annotated[Planning, tyro.conf.subcommand("planning")]
         | Annotated[Control, tyro.conf.subcommand("control")],

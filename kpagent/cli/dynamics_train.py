@@ -160,7 +160,7 @@ class DynamicsTrain:
         dynamics = config.dynamics
         if not self.stochastic:
             dynamics = replace(dynamics, stochastic=False)
-        sizes = {"samples": self.samples, "rnn_units": self.units}
+        sizes: dict[str, Any] = {"samples": self.samples, "rnn_units": self.units}
         dynamics = replace(dynamics, **{name: value for name, value in sizes.items() if value is not None})
         return StructVRNNConfig(code, dynamics)
 

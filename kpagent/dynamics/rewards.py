@@ -201,7 +201,7 @@ def state_size(model: StructVRNN) -> int:
     return model.config.dynamics.rnn_units + model.dynamics.size + model.dynamics.latent
 
 
-def dynamics_digest(model: StructVRNN) -> str:
+def dynamics_digest(model: nn.Module) -> str:
     """SHA-256 of a model's parameters, wherever they are: the same before it is saved and after it was loaded."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
