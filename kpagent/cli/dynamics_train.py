@@ -44,7 +44,7 @@ class DynamicsTrain:
     """K; the preset's, if not given. Take more than there are moving things."""
     perception: str | None = None
     """Learn the futures of these weights' keypoints, which stay as they are: a name of the zoo, or a file of
-    `kpagent pretrain`."""
+    `kpagent pretrain` or of `kpagent dynamics train`, whose painter stays too."""
     code: Literal["keypoints", "vector"] | None = None
     """What a frame is coded by; keypoints, or the method's, if not given."""
     stochastic: bool = True
@@ -85,14 +85,16 @@ class DynamicsTrain:
 
         from kpagent.dynamics.learning import BEST, MODEL, holds_run, learn
         from kpagent.dynamics.struct_vrnn import StructVRNN
-        from kpagent.perception.zoo import load
+        from kpagent.subgoals.perceived import load_perception
         from kpagent.training import pick_device
 
         self._refuse_with_perception()
         learning, config = self._learning(), self._config()
         device = pick_device(self.device)
-        perception = None if self.perception is None else load(self.perception, "cpu")
-        if perception is not None:
+        perception = None if self.perception is None else load_perception(self.perception)
+        if isinstance(perception, StructVRNN):
+            config, learning = replace(config, code=perception.config.code), replace(learning, learn_code=False)
+        elif perception is not None:
             config = config.on(perception.num_keypoints, perception.image_size)
         if holds_run(self.out) and not self.resume:
             raise UsageError(f"{self.out} holds a run already; add --resume to take it up, or choose another --out")
@@ -102,7 +104,10 @@ class DynamicsTrain:
                 raise UsageError(f"{sequences.path} has no actions; leave out --actions")
             config = replace(config, dynamics=replace(config.dynamics, actions=sequences.action_dim))
         torch.manual_seed(self.seed)
-        model = StructVRNN(config, perception=perception).to(device)
+        if isinstance(perception, StructVRNN):
+            model = StructVRNN.with_code_of(perception, config.dynamics).to(device)
+        else:
+            model = StructVRNN(config, perception=perception).to(device)
         about = {"trained_on": self.data, "method": self.method, "preset": self.preset, "perception": self.perception}
         follow(
             lambda: learn(model, sequences, learning, self.out, provenance=about, resume=self.resume),
@@ -119,9 +124,10 @@ class DynamicsTrain:
     def _refuse_with_perception(self) -> None:
         if self.perception is None:
             return
-        for name in ("keypoints", "code", "separation", "sparsity", "supervision"):
-            if getattr(self, name) is not None:
-                raise UsageError(f"--{name} is for keypoints that are learned here; leave it out, or --perception")
+        names = ("keypoints", "code", "separation", "sparsity", "supervision")
+        given = [name for name in names if getattr(self, name) is not None] + ["mix"] * (self.mix > 0)
+        for name in given:
+            raise UsageError(f"--{name} is for keypoints that are learned here; leave it out, or --perception")
         if self.method not in ("struct_vrnn", "no_bom", "struct_rnn"):
             raise UsageError(f"--method {self.method} is for keypoints that are learned here; leave it out, or --perception")
 

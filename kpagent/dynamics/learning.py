@@ -58,6 +58,8 @@ class LearningConfig:
     """How keypoints begin, where nothing else says what each of them is to follow; None leaves them as random weights do."""
     joint: bool = False
     """Learn code and dynamics at once, as the paper does; else one after the other."""
+    learn_code: bool = True
+    """False keeps the code as it comes, and learns dynamics alone."""
     code: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=4_000, batch_size=8, warm_up=250, anneal=True))
     """How the code is learned; both, where they are learned at once. Its warm-up keeps the detector's start: while nothing
     can be painted yet, the image loss is least without keypoints, and would put them out."""
@@ -88,6 +90,7 @@ class LearningConfig:
     def __post_init__(self) -> None:
         checks = {
             "code_length must be at least 2": self.code_length >= 2,
+            "learn_code must be set where all is learned at once": self.learn_code or not self.joint,
             "mix must be from 0 to 1": 0 <= self.mix <= 1,
             "mix must be 0 where all is learned at once, for the dynamics learn from the same frames": not (
                 self.mix and self.joint
@@ -214,8 +217,9 @@ class _Run:
                 batches = FrameBatches(self.training, self.length, config.code, model.config)
                 evaluation = yield from self._stage("joint", model, batches, config.code, log)
             else:
-                batches = FrameBatches(self.training, config.code_length, config.code, model.config, mix=config.mix)
-                yield from self._stage("code", model.code, batches, config.code, log)
+                if config.learn_code:
+                    batches = FrameBatches(self.training, config.code_length, config.code, model.config, mix=config.mix)
+                    yield from self._stage("code", model.code, batches, config.code, log)
                 encoded = EncodedSequences(self.training, model)
                 if self._steps_done("dynamics") < config.dynamics.steps:
                     model.eval()
@@ -235,7 +239,9 @@ class _Run:
     def _start(self) -> Iterator[Report]:
         """Let the keypoints begin on what moves; not those that true positions pull elsewhere."""
         config, code = self.config.start, self.model.code
-        if config is None or not isinstance(code, KeypointCode) or code.config.supervision:
+        if config is None or not self.config.learn_code:
+            return
+        if not isinstance(code, KeypointCode) or code.config.supervision:
             return
         training = config.training(self.config.code.seed, self.config.code.precision)
         frames = start_frames(self.training, config, training.seed, mix=self.config.mix)

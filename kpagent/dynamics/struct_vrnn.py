@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kpagent.dynamics.configuration import StructVRNNConfig
+from kpagent.dynamics.configuration import DynamicsConfig, StructVRNNConfig
 from kpagent.dynamics.frame_code import PerceptionCode, new_frame_code
 from kpagent.dynamics.vrnn import VRNN, Belief
 from kpagent.errors import UsageError
@@ -71,6 +71,19 @@ class StructVRNN(nn.Module):
         """
         base = config or StructVRNNConfig.fast()
         return cls(base.on(perception.num_keypoints, perception.image_size), perception=perception)
+
+    @classmethod
+    def with_code_of(cls, other: StructVRNN, dynamics: DynamicsConfig) -> StructVRNN:
+        """A model with the code of another, keypoints and painter, and dynamics that have learned nothing yet.
+
+        Args:
+            other: a trained model.
+            dynamics: of the new one.
+        """
+        inner = other.code.perception if isinstance(other.code, PerceptionCode) else None
+        model = cls(StructVRNNConfig(other.config.code, dynamics), perception=inner)
+        model.code.load_state_dict(other.code.state_dict())
+        return model
 
     @property
     def image_size(self) -> int:

@@ -27,6 +27,8 @@ from kpagent.envs.basketball import Basketball, BasketballConfig
 from kpagent.files import load_tensors
 from kpagent.perception.zoo import load
 
+pytestmark = pytest.mark.usefixtures("short_start")
+
 TINY = ("--code-steps", "3", "--steps", "2", "--evaluate-every", "2", "--keypoints", "3", "--device", "cpu")
 
 
@@ -197,8 +199,22 @@ def test_futures_of_the_zoos_keypoints_with_actions(tmp_path: Path) -> None:
     assert torch.equal(model.encode(frames).xy, load("pong", "cpu").encode(frames).xy)
 
 
+def test_futures_of_another_models_keypoints_leave_its_code_as_it_is(
+    trained: Path, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("--data", str(made / "game.h5"), "--perception", str(trained / "model.safetensors"), "--units", "24")
+    assert (
+        run("train", *given, "--out", str(tmp_path / "run"), "--steps", "2", "--evaluate-every", "2", "--device", "cpu") == 0
+    )
+    assert "learning the code" not in capsys.readouterr().out
+    source, model = (StructVRNN.load(folder / "model.safetensors") for folder in (trained, tmp_path / "run"))
+    assert model.config.dynamics.rnn_units == 24
+    for name, tensor in source.code.state_dict().items():
+        assert torch.equal(model.code.state_dict()[name], tensor), name
+
+
 @pytest.mark.parametrize(
-    "flags", [("--keypoints", "4"), ("--sparsity", "0"), ("--code", "vector"), ("--method", "cnn_vrnn")]
+    "flags", [("--keypoints", "4"), ("--mix", "0.5"), ("--sparsity", "0"), ("--code", "vector"), ("--method", "cnn_vrnn")]
 )
 def test_what_says_how_keypoints_are_learned_is_refused_beside_perception(
     flags: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
