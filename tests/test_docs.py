@@ -74,6 +74,7 @@ def test_python_compiles(block: Block) -> None:
     compile(block.body, str(block), "exec")
 
 
+@pytest.mark.usefixtures("short_start")
 @pytest.mark.parametrize("block", [block for block in PYTHON if block.mark], ids=str)
 def test_marked_python_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if block.mark == "test: weights" and not (SHIPPED / "pong.safetensors").is_file():

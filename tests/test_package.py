@@ -159,19 +159,27 @@ def shipped() -> list[str]:
     return sorted(path.stem for path in (ROOT / "kpagent/weights").glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("name", shipped())
-def test_shipped_weights_load_from_the_installed_wheel(site: Path, tmp_path: Path, name: str) -> None:
+@pytest.fixture(scope="module")
+def encoded(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keypoints of one batch of frames by all shipped weights of the installed wheel, from one process."""
+    folder = tmp_path_factory.mktemp("encoded")
     code = """
 import sys
 import numpy as np
 import kpagent
 frames = np.random.default_rng(0).integers(0, 256, (2, 210, 160, 3), dtype=np.uint8)
-np.save("xy.npy", kpagent.load(sys.argv[1]).encode(frames).numpy().xy)
+for name in sys.argv[1:]:
+    np.save(f"{name}.npy", kpagent.load(name).encode(frames).numpy().xy)
 """
-    python(code, name, cwd=tmp_path, path=site)
+    python(code, *shipped(), cwd=folder, path=site)
+    return folder
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_shipped_weights_load_from_the_installed_wheel(encoded: Path, name: str) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (2, 210, 160, 3), dtype=np.uint8)
     here = kpagent.load(name).encode(frames).numpy().xy
-    np.testing.assert_allclose(np.load(tmp_path / "xy.npy"), here, atol=1e-3)
+    np.testing.assert_allclose(np.load(encoded / f"{name}.npy"), here, atol=1e-3)
 
 
 def test_the_command_is_installed(site: Path) -> None:

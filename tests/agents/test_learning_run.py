@@ -11,21 +11,28 @@ import pytest
 
 from kpagent.agents.keyqn import KeyQN
 from kpagent.agents.learning_run import AGENT, CHECKPOINT, GAMES, learn, read_games
+from kpagent.agents.q_network import NetworkConfig
 from kpagent.envs.players import OBJECTS, make_players
 from kpagent.envs.vec_env import GymnasiumVecEnv
 from kpagent.errors import UsageError
 
-SMALL: dict[str, Any] = {"learning_starts": 100, "batch_size": 4, "seed": 0, "device": "cpu"}
+SMALL: dict[str, Any] = {
+    "policy_kwargs": {"network": NetworkConfig(embedding=16, hidden=8)},
+    "learning_starts": 100,
+    "batch_size": 4,
+    "sequence_length": 4,
+    "burn_in": 1,
+    "seed": 0,
+    "device": "cpu",
+}
 
 RUN = """
 import sys
 from pathlib import Path
-from typing import Any
 from kpagent.agents.learning_run import learn
-from kpagent.envs.players import OBJECTS, make_players
+from test_learning_run import SMALL, players
 
-learn(make_players("ALE/Pong-v5", 2, OBJECTS, seed=0), Path(sys.argv[1]), 10**6, checkpoint_every_s=0.2,
-      learning_starts=100, batch_size=4, seed=0, device="cpu")
+learn(players(), Path(sys.argv[1]), 10**6, checkpoint_every_s=0.2, **SMALL)
 """
 
 
@@ -34,7 +41,7 @@ def players(copies: int = 2) -> GymnasiumVecEnv:
 
 
 def test_a_run_that_is_killed_is_taken_up(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path)])
+    process = subprocess.Popen([sys.executable, "-c", RUN, str(tmp_path)], cwd=Path(__file__).parent)
     try:
         deadline = time.monotonic() + 120
         while not (tmp_path / CHECKPOINT).exists():

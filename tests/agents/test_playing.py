@@ -124,7 +124,7 @@ def test_a_cap_cuts_the_last_game_short(agent: KeyQN, tmp_path: Path) -> None:
 def test_random_actions_are_uniform_and_follow_the_seed(agent: KeyQN, tmp_path: Path) -> None:
     def actions(seed: int) -> list[int]:
         player = Lives()
-        play(agent, player, out=tmp_path / "play.mp4", games=5, epsilon=1, seed=seed)
+        play(agent, player, out=tmp_path / "play.mp4", games=3, epsilon=1, seed=seed)
         return player.played
 
     first = actions(0)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from runs_here import do_here
 
 from kpagent.benchmarks.atari100k import Atari100k
 from kpagent.benchmarks.literature import PUBLISHED
@@ -31,6 +32,9 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
         pictures=folder / "pictures",
         device="cpu",
     )
+    # The first of each method is left for a process of its own.
+    for method in benchmark.methods:
+        do_here(benchmark._run("pong", method, 1))
     return benchmark.run(said.append), folder, said
 
 
@@ -46,7 +50,8 @@ def test_figures_are_those_of_the_runs(measured: Measured) -> None:
         assert figures[f"pong/{method}/return"]["value"] == pytest.approx(np.mean(scores))
         # Nobody has learned Pong in 300 interactions.
         assert all(-21 <= score <= -15 for score in scores)
-        assert all(0 < run["peak_memory_mb"] < 2_000 for run in runs)
+        # Of a process of its own.
+        assert 0 < runs[0]["peak_memory_mb"] < 2_000
     assert figures["pong/keyqn_oracle/interactions"]["per_seed"] == [300, 300]
     assert "all/random/iqm" not in figures
 
@@ -59,7 +64,7 @@ def test_pictures_are_drawn(measured: Measured) -> None:
 
 def test_runs_are_not_repeated(measured: Measured) -> None:
     result, folder, said = measured
-    assert len(said) == 8
+    assert [line.rpartition(": ")[2] for line in said] == ["begun, 1 of 2", "done", "begun, 2 of 2", "done"]
     again: list[str] = []
     benchmark = Atari100k(
         games=("pong",), methods=("random",), seeds=(0, 1, 2), steps=300, episodes=2, finished=True, runs=folder / "runs",

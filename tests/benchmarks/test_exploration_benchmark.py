@@ -7,6 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from runs_here import do_here
 from test_results import assert_result
 
 from kpagent.agents.exploration_log import ExplorationLog
@@ -37,6 +38,7 @@ METHODS = ("options", "random")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     folder = tmp_path_factory.mktemp("exploration")
     benchmark = Exploration(**SMALL, runs=folder / "runs", pictures=folder / "pictures")
+    do_here(benchmark.plan("montezuma_revenge", 0))
     return benchmark.run(lambda line: None), folder
 
 

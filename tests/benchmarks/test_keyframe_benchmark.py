@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from runs_here import do_here
 from test_results import assert_result
 
 from kpagent.benchmarks import keyframe_evaluation, keyframe_runs
@@ -38,7 +38,7 @@ from kpagent.benchmarks.runs import Run
 from kpagent.collect.sequences import Sequences
 from kpagent.envs.pushing.demonstrations import Demonstrations, locate
 from kpagent.errors import UsageError
-from kpagent.files import load_tensors, save_tensors, write_json
+from kpagent.files import load_tensors, save_tensors
 from kpagent.subgoals.configuration import CodecConfig, KeyInConfig
 from kpagent.subgoals.keyin import KeyIn
 from kpagent.subgoals.learning import LearningConfig
@@ -71,12 +71,9 @@ def quick(arguments: Any, **changes: Any) -> dict[str, Any]:
     return dict(arguments) | {"learning": learning} | changes
 
 
-def do_here(run: Run) -> None:
-    """A run in this process, quickly; what it leaves is taken for the run itself."""
-    module, _, name = run.function.partition(":")
-    arguments = quick(run.arguments) if "learning" in run.arguments else dict(run.arguments)
-    result = getattr(importlib.import_module(module), name)(**arguments)
-    write_json(run.path, {"function": run.function, "arguments": dict(run.arguments), "result": result})
+def do_quickly(run: Run) -> None:
+    """A run in this process; what it leaves is taken for the run itself."""
+    do_here(run, quick(run.arguments) if "learning" in run.arguments else None)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -93,12 +90,12 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     benchmark = small(folder)
     benchmark._make_sequences(lambda line: None)
     for dataset in DATASETS:
-        do_here(benchmark.plan_truth(dataset))
-        do_here(benchmark.plan_code(dataset, 0))
+        do_quickly(benchmark.plan_truth(dataset))
+        do_quickly(benchmark.plan_code(dataset, 0))
         for method in METHODS:
             # One is left for a process of its own.
             if (dataset, method) != ("pushing", "random"):
-                do_here(benchmark.plan(dataset, method, 0))
+                do_quickly(benchmark.plan(dataset, method, 0))
     said: list[str] = []
     result = benchmark.run(said.append)
     path = folder / "runs/pushing/random/seed_0/result.json"

@@ -142,7 +142,7 @@ def test_keypoint_distances_need_every_object_and_a_keypoint_for_each(weights: s
 
 def test_pairs_are_measured_and_kept(tmp_path: Path) -> None:
     lines: list[str] = []
-    result = Pairs(capacity=64, interactions=7_000, save=tmp_path / "pairs.h5").run(lines.append)
+    result = Pairs(capacity=64, interactions=1_500, trajectory_length=20, save=tmp_path / "pairs.h5").run(lines.append)
     assert_result(result)
     figures = {name: figure["value"] for name, figure in result["figures"].items()}
     assert figures["pairs/interactions_per_s"] > 0

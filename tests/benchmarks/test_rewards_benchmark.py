@@ -19,6 +19,8 @@ from kpagent.dynamics.reward_errors import RewardErrors
 from kpagent.dynamics.struct_vrnn import StructVRNN
 from kpagent.errors import UsageError
 
+pytestmark = pytest.mark.usefixtures("short_start")
+
 TASKS = ("dm_control/cartpole-balance-v0", "dm_control/cheetah-run-v0")
 SMALL: dict[str, Any] = {
     "methods": ("cnn_vrnn",),

@@ -13,6 +13,7 @@ from test_results import assert_result
 
 from kpagent.agents.exploration import ExplorationConfig
 from kpagent.agents.option_learner import OptionLearningConfig
+from kpagent.benchmarks import scaling
 from kpagent.benchmarks.scaling import Scaling
 from kpagent.benchmarks.scaling_estimate import (
     Assumptions,
@@ -113,11 +114,14 @@ def test_the_picture_has_every_part(tmp_path: Path) -> None:
     assert {(0, 114, 178), (0, 158, 115), (204, 121, 167), (213, 94, 0)} <= found
 
 
-def test_one_actor_is_measured_on_this_machine_and_on_a_node_of_its_own(tmp_path: Path) -> None:
+def test_one_actor_is_measured_on_this_machine_and_on_a_node_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ray = pytest.importorskip("ray")
+    monkeypatch.setattr(scaling, "_LEAST_CALLS", 1)
     said: list[str] = []
     threads = torch.get_num_threads()
-    result = Scaling(actors=(1,), seconds=0.5, rounds=1, device="cpu", pictures=tmp_path).run(said.append)
+    result = Scaling(actors=(1,), seconds=0.1, rounds=1, device="cpu", pictures=tmp_path).run(said.append)
     assert not ray.is_initialized()
     assert torch.get_num_threads() == threads
     assert_result(result)

@@ -127,24 +127,24 @@ def interactions(out: Path) -> int:
 def test_a_killed_run_is_taken_up_interrupted_and_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     command = [*SHORT, "--out", str(out), "--checkpoint-every-s", "0"]
-    command[command.index("--frames") + 1] = "6400"
+    command[command.index("--frames") + 1] = "5760"
     with process(*command) as started:
         wait(started, lambda: (out / "checkpoint.safetensors").exists())
         started.kill()
         started.communicate()
     assert started.returncode == -signal.SIGKILL
     killed = interactions(out)
-    assert 80 <= killed < 1600
+    assert 80 <= killed < 1440
     with process(*command, "--resume") as started:
         wait(started, lambda: interactions(out) > killed)
         started.send_signal(signal.SIGINT)
         _, stderr = started.communicate()
     assert (started.returncode, stderr) == (2, f"kpagent: interrupted: the run in {out} is kept; go on with --resume\n")
     interrupted = interactions(out)
-    assert killed < interrupted < 1600
+    assert killed < interrupted < 1440
     assert OptionAgent.load(out / "agent.safetensors", "cpu").provenance["interactions"] == interrupted
     assert run(*command, "--resume", "--film-steps", "0") == 0
-    assert re.search(r"^64\d\d frames, ", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^57\d\d frames, ", capsys.readouterr().out, re.MULTILINE)
     # It looked on while it played options.
     assert sum(map(sum, json.loads((out / "places.json").read_text())["cells"])) > 0
     assert not (out / "checkpoint.safetensors").exists()

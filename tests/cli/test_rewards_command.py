@@ -17,6 +17,8 @@ from kpagent.dynamics.struct_vrnn import StructVRNN
 from kpagent.envs.basketball import Basketball, BasketballConfig
 from kpagent.files import load_tensors, save_tensors
 
+pytestmark = pytest.mark.usefixtures("short_start")
+
 TASKS = ("dm_control/cartpole-balance-v0", "dm_control/cheetah-run-v0")
 TINY = ("--steps", "4", "--evaluate-every", "2", "--futures", "2", "--device", "cpu")
 
