@@ -188,7 +188,7 @@ def test_codes_are_those_of_the_sequences(measured: tuple[dict[str, Any], Path])
         assert true.names == test.truth_names
         assert len(true.training) == 20
         learned = Codes.load(folder / f"runs/{dataset}/code/seed_0/codes.safetensors")
-        assert learned.training.shape == (*true.training.shape[:2], {"brownian": 2, "pushing": 6}[dataset])
+        assert learned.training.shape == (*true.training.shape[:2], {"brownian": 2, "pushing": 12}[dataset])
         assert np.abs(learned.test).max() <= 1
         assert learned.names == ()
     model = KeyIn.load(folder / "runs/pushing/keyin_keypoints/seed_0/model.safetensors")
@@ -430,11 +430,12 @@ def test_forms_of_the_model() -> None:
     assert (base.codec.size, base.length, base.longest, base.guide_share) == (2, 35, 10, 1)
     pushing = model_config("pushing", "keyin_positions")
     assert (pushing.codec.size, pushing.length, pushing.longest, pushing.longest_segment) == (8, 31, 6, 6)
-    assert model_config("pushing", "keyin_keypoints").codec.size == 6
+    assert model_config("pushing", "keyin_keypoints").codec.size == 12
     assert model_config("pushing", "keyin") == KeyInConfig.pushing()
     assert model_config("brownian", "keyin") == KeyInConfig.brownian()
     plain = model_config("brownian", "keyin_paper_loss")
     own: dict[str, Any] = {
+        "prior": "unit",
         "attention": "keyframe",
         "guide_share": 0.0,
         "keyframe_cost": 0.0,

@@ -124,7 +124,7 @@ def test_frames_of_a_mixed_window_come_from_anywhere_in_one_class(path: Path) ->
     np.testing.assert_array_equal(number % 3, np.repeat(batch["labels"][:, None], 4, axis=1))
     for row, column in np.ndindex(20, 4):
         for name in ("actions", "rewards", "truth", "keyframes"):
-            expected = getattr(made(number[row, column]), name)[step[row, column]]
+            expected = getattr(made(int(number[row, column])), name)[int(step[row, column])]
             np.testing.assert_array_equal(batch[name][row, column], expected)
     # Frames of every place in a window are as likely, and next to each other by chance alone.
     frames = [(index, start) for index in range(10) for start in range(len(made(index).frames))]
