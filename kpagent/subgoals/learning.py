@@ -50,7 +50,7 @@ class LearningConfig:
     """Learn everything at once: the ablation that shows what two stages are for. Other models than KeyIn always do."""
     interpolator: TrainingConfig = field(default_factory=lambda: _training(6_000, 1e-3))
     """Of the first stage."""
-    keyframes: TrainingConfig = field(default_factory=lambda: _training(4_000, 2e-3))
+    keyframes: TrainingConfig = field(default_factory=lambda: _training(10_000, 2e-3))
     """Of the second stage; of both, where everything is learned at once."""
     held_out: float = 0.1
     """Share of the sequences that is not learned from."""

@@ -163,7 +163,7 @@ def test_flags_of_learning(tmp_path: Path) -> None:
     assert learning.joint
     assert (learning.keyframes.steps, learning.keyframes.seed, learning.keyframes.learning_rate) == (7, 3, 2e-4)
     fast = KeyframesTrain("brownian", tmp_path, interpolator_steps=5)._learning()
-    assert (fast.joint, fast.interpolator.steps, fast.keyframes.steps) == (False, 5, 4_000)
+    assert (fast.joint, fast.interpolator.steps, fast.keyframes.steps) == (False, 5, 10_000)
 
 
 def test_a_finished_run_is_neither_overwritten_nor_resumed_otherwise(
