@@ -93,6 +93,11 @@ class DynamicsTrain:
         device = pick_device(self.device)
         perception = None if self.perception is None else load_perception(self.perception)
         if isinstance(perception, StructVRNN):
+            if learning.joint:
+                raise UsageError(
+                    f"--preset {self.preset} learns all at once, and the code of {self.perception} is to stay;"
+                    " take --preset fast"
+                )
             config, learning = replace(config, code=perception.config.code), replace(learning, learn_code=False)
         elif perception is not None:
             config = config.on(perception.num_keypoints, perception.image_size)

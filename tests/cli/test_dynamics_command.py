@@ -207,6 +207,8 @@ def test_futures_of_another_models_keypoints_leave_its_code_as_it_is(
         run("train", *given, "--out", str(tmp_path / "run"), "--steps", "2", "--evaluate-every", "2", "--device", "cpu") == 0
     )
     assert "learning the code" not in capsys.readouterr().out
+    message = "--preset basketball learns all at once, and the code of "
+    assert message in refused(capsys, "train", *given, "--out", str(tmp_path / "joint"), "--preset", "basketball")
     source, model = (StructVRNN.load(folder / "model.safetensors") for folder in (trained, tmp_path / "run"))
     assert model.config.dynamics.rnn_units == 24
     for name, tensor in source.code.state_dict().items():
