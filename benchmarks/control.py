@@ -187,7 +187,7 @@ def add_figures(measurement: Measurement, results: Results) -> None:
         ours = methods.get("keypoint_mpc", {})
         limit = float(np.mean([each["wall_s"] for each in ours.values()])) if ours else None
         for method, seeds in methods.items():
-            found, path = list(seeds.values()), f"{task}/{method}"
+            found, path = list(seeds.values()), f"{task.replace('-', '_')}/{method}"
             add(f"{path}/return", [float(np.mean(each["returns"])) for each in found], "")
             add(f"{path}/interactions", [float(each["interactions"]) for each in found], "")
             for key, unit in (("wall_s", "s"), ("cpu_s", "s"), ("peak_memory_mb", "MB"), ("decisions_per_s", "1/s")):
