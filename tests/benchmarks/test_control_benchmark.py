@@ -88,14 +88,14 @@ def test_figures_are_means_over_seeds() -> None:
     }
     add_figures(measurement, results)
     figures = measurement.figures
-    assert figures["cheetah-run/keypoint_mpc/return"]["value"] == 150
-    assert figures["cheetah-run/keypoint_mpc/return"]["per_seed"] == [100, 200]
-    assert figures["cheetah-run/keypoint_mpc/wall_s"]["value"] == 100
+    assert figures["cheetah_run/keypoint_mpc/return"]["value"] == 150
+    assert figures["cheetah_run/keypoint_mpc/return"]["per_seed"] == [100, 200]
+    assert figures["cheetah_run/keypoint_mpc/wall_s"]["value"] == 100
     # The tenth episode ended after 100 s: the first ten.
-    assert figures["cheetah-run/sac_pixels/return@wall"]["per_seed"] == [55.5, 65.5]
-    assert "cheetah-run/random/return@wall" not in figures
-    assert figures["cheetah-run/random/return"]["value"] == 5
-    assert "cheetah-run/random/wall_s" not in figures
+    assert figures["cheetah_run/sac_pixels/return@wall"]["per_seed"] == [55.5, 65.5]
+    assert "cheetah_run/random/return@wall" not in figures
+    assert figures["cheetah_run/random/return"]["value"] == 5
+    assert "cheetah_run/random/wall_s" not in figures
 
 
 def test_the_last_episodes_count() -> None:
