@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from kpagent.collect.sequence_making import FrameSequence, Provenance
+from kpagent.envs.camera import to_image
 from kpagent.envs.control import require_control
 from kpagent.envs.control_frames import PREFIX, make_frames_env, require_frames
 from kpagent.envs.walker_gaits import JOINTS, MOTIONS, Gait, draw_gait
@@ -166,11 +167,7 @@ class _Walker:
         anchors = [data.xanchor[model.name2id(name, "joint")] for name in JOINTS]
         torso, *feet = (data.geom_xpos[model.name2id(name, "geom")] for name in ("torso", "right_foot", "left_foot"))
         places = np.array([torso, *anchors[:3], feet[0], *anchors[3:], feet[1]])
-        # The columns of the matrix are the camera's right, up and backward.
-        axes = data.cam_xmat[_CAMERA].reshape(3, 3)
-        right, up, backward = ((places - data.cam_xpos[_CAMERA]) @ axes).T
-        half = -backward * np.tan(np.radians(model.cam_fovy[_CAMERA]) / 2)
-        return np.stack([right / half, -up / half], axis=-1)
+        return to_image(self.physics, places, _CAMERA)
 
     def _lowest(self, foot: int) -> float:
         """Height of the lowest point of a foot, a capsule along its z axis."""

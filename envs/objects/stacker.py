@@ -7,6 +7,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from kpagent.envs.camera import to_image
+
 GEOMS = {
     "box_0": "box0",
     "box_1": "box1",
@@ -37,10 +39,6 @@ def stacker_objects(env: gym.Env[Any, Any]) -> dict[str, np.ndarray]:
     physics, render = stacker.physics, stacker.render_kwargs
     centres = np.array([physics.named.data.geom_xpos[geom] for geom in GEOMS.values()])
     camera = render["camera_id"]
-    axes = physics.data.cam_xmat[camera].reshape(3, 3)
-    # The columns of the matrix are the camera's right, up and backward.
-    right, up, backward = ((centres - physics.data.cam_xpos[camera]) @ axes).T
-    half_height = -backward * np.tan(np.radians(physics.model.cam_fovy[camera]) / 2)
-    xy = np.stack([right / (half_height * render["width"] / render["height"]), -up / half_height], axis=-1)
+    xy = to_image(physics, centres, camera, render["width"] / render["height"])
     xy[(np.abs(xy) > 1).any(-1)] = np.nan
     return dict(zip(GEOMS, xy, strict=True))

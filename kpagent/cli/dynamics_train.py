@@ -131,8 +131,8 @@ class DynamicsTrain:
             return
         names = ("keypoints", "code", "separation", "sparsity", "supervision")
         given = [name for name in names if getattr(self, name) is not None] + ["mix"] * (self.mix > 0)
-        for name in given:
-            raise UsageError(f"--{name} is for keypoints that are learned here; leave it out, or --perception")
+        if given:
+            raise UsageError(f"--{given[0]} is for keypoints that are learned here; leave it out, or --perception")
         if self.method not in ("struct_vrnn", "no_bom", "struct_rnn"):
             raise UsageError(f"--method {self.method} is for keypoints that are learned here; leave it out, or --perception")
 
